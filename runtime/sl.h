@@ -1,0 +1,215 @@
+/* Sluice: runs DeepSeek-V4-Flash checkpoints whose experts do not fit in memory.
+ *
+ * An engine is a loaded model; a session is one timeline of tokens in it. One thread uses an engine
+ * and all of its sessions at a time. Handles are freed by the call named beside them; strings and
+ * arrays handed out are the caller's to free() only where it says so. Functions that can fail
+ * return enum sl_status and, where they take one, fill a struct sl_error with a sentence. */
+#ifndef SLUICE_SL_H
+#define SLUICE_SL_H
+
+#include "kernels/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Major.minor.patch of the library. */
+SL_API const char *sl_version(void);
+
+/* ---- tokenizer ---------------------------------------------------------------------------- */
+
+typedef struct sl_tokenizer sl_tokenizer;
+
+/* Reads a tokenizer.json file. Close with sl_tokenizer_close. */
+SL_API SL_MUST_USE enum sl_status sl_tokenizer_open(const char *path, sl_tokenizer **out,
+                                                    struct sl_error *error);
+SL_API void sl_tokenizer_close(sl_tokenizer *tokenizer);
+
+/* Ids of `text` (`bytes` long; invalid UTF-8 counts as U+FFFD). Added tokens are recognised and
+ * nothing is prepended. `*ids` is the caller's to free; [*count]. */
+SL_API SL_MUST_USE enum sl_status sl_tokenizer_encode(const sl_tokenizer *tokenizer,
+                                                      const char *text, size_t bytes, int32_t **ids,
+                                                      size_t *count, struct sl_error *error);
+
+/* Raw bytes of one id, borrowed from the tokenizer; NULL and 0 for an id that is none. */
+SL_API const char *sl_tokenizer_bytes(const sl_tokenizer *tokenizer, int32_t id, size_t *bytes);
+
+/* Id of an added token by its text, or -1. */
+SL_API int32_t sl_tokenizer_added_id(const sl_tokenizer *tokenizer, const char *text);
+SL_API int32_t sl_tokenizer_vocab(const sl_tokenizer *tokenizer); /* highest id + 1 */
+
+/* Streams tokens to text that is cut only between whole characters. Zero-initialise. */
+struct sl_text_stream {
+    unsigned char held[8]; /* an incomplete character */
+    int32_t held_bytes;
+};
+
+/* Appends `bytes` raw bytes and writes what is complete to `out` (at least bytes + 16 long);
+ * invalid sequences become U+FFFD, one for each 3 bytes of room. Returns the bytes written: at most
+ * 3 * (bytes + 8), which `out` must hold. With bytes == 0 the held tail is flushed. */
+SL_API size_t sl_text_stream_push(struct sl_text_stream *stream, const char *data, size_t bytes,
+                                  char *out);
+
+/* ---- chat prompts ------------------------------------------------------------------------- */
+
+/* The prompt for a conversation. `input` is a JSON object with messages, thinking_mode ("chat" or
+ * "thinking"), and optionally drop_thinking, add_bos, reasoning_effort, effort_profile ("preview"
+ * or "0731"); docs/chat.md describes it. `*prompt` (zero-terminated, `*bytes` long) is the caller's
+ * to free. */
+SL_API SL_MUST_USE enum sl_status sl_chat_render(const char *input, size_t input_bytes,
+                                                 char **prompt, size_t *bytes,
+                                                 struct sl_error *error);
+
+/* The message in a completion: `input` is a JSON object with text and thinking_mode; `*message` is
+ * the message as JSON text, the caller's to free. Strict: any deviation is an error. */
+SL_API SL_MUST_USE enum sl_status sl_chat_parse(const char *input, size_t input_bytes,
+                                                char **message, size_t *bytes,
+                                                struct sl_error *error);
+
+/* ---- engine ------------------------------------------------------------------------------- */
+
+typedef struct sl_engine sl_engine;
+typedef struct sl_session sl_session;
+
+enum sl_numerics {
+    SL_NUMERICS_EXACT, /* rounds as the published program does */
+    SL_NUMERICS_F32,   /* same weights, plain f32 everywhere: for debugging */
+};
+
+enum sl_io { SL_IO_AUTO, SL_IO_URING, SL_IO_PREAD };
+
+/* Progress of opening: `what` names the step; return false to cancel. */
+typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, uint64_t total);
+
+struct sl_engine_options {
+    const char *model_dir;
+    const char *experts_file; /* packed experts; NULL: DIR/experts.sluice if there; "": unpacked */
+    uint64_t ram_bytes;       /* for routed experts; 0: what the machine can spare */
+    int32_t threads;          /* 0: one per core */
+    int32_t context_tokens;   /* most tokens of a session; 0: 4096 or the model's, if smaller */
+    int32_t chunk_tokens;     /* most prompt tokens computed at once; 0: 256 */
+    enum sl_numerics numerics;
+    enum sl_io io;
+    bool buffered_io;        /* do not try O_DIRECT */
+    bool with_mtp;           /* load the MTP block */
+    sl_progress_fn progress; /* may be NULL */
+    void *progress_context;
+};
+
+SL_API struct sl_engine_options sl_engine_options_default(void);
+SL_API SL_MUST_USE enum sl_status sl_engine_open(const struct sl_engine_options *options,
+                                                 sl_engine **out, struct sl_error *error);
+SL_API void sl_engine_close(sl_engine *engine); /* after all of its sessions */
+
+struct sl_model_info {
+    int32_t vocab, hidden, layers, experts, experts_per_token, context_max;
+    int32_t bos_id, eos_id;
+    bool has_mtp;      /* loaded */
+    bool drafter_0731; /* the later checkpoint: its effort profile applies */
+};
+
+SL_API struct sl_model_info sl_engine_info(const sl_engine *engine);
+/* NULL when the directory has no tokenizer.json. Borrowed. */
+SL_API const sl_tokenizer *sl_engine_tokenizer(const sl_engine *engine);
+
+struct sl_stats {
+    uint64_t expert_hits, expert_misses, expert_evictions;
+    uint64_t expert_bytes_read, expert_reads, expert_retries, expert_failures;
+    uint64_t stall_ns;                        /* waiting for experts */
+    uint64_t expert_ram_bytes;                /* slots and staging */
+    int32_t expert_slots, expert_slots_total; /* in RAM; experts in the model */
+    uint64_t dense_bytes, session_bytes;      /* mapped weights; of one session */
+    char io[160];                             /* how experts are read */
+};
+
+SL_API void sl_engine_stats(const sl_engine *engine, struct sl_stats *out);
+
+/* ---- session ------------------------------------------------------------------------------ */
+
+SL_API SL_MUST_USE enum sl_status sl_session_create(sl_engine *engine, sl_session **out,
+                                                    struct sl_error *error);
+SL_API void sl_session_destroy(sl_session *session);
+
+/* Called between chunks of a long prompt; return false to cancel: the tokens done so far stay. */
+typedef bool (*sl_prefill_fn)(void *context, size_t done, size_t total);
+
+/* Makes the timeline equal `tokens`: keeps the longest usable prefix, computes the rest. On an
+ * error the session stays usable and holds a prefix of what was asked. */
+SL_API SL_MUST_USE enum sl_status sl_session_sync(sl_session *session, const int32_t *tokens,
+                                                  size_t count, sl_prefill_fn progress,
+                                                  void *context, struct sl_error *error);
+
+/* Appends tokens. `logits` may be NULL or [count, vocab], all rows then being computed. */
+SL_API SL_MUST_USE enum sl_status sl_session_append(sl_session *session, const int32_t *tokens,
+                                                    size_t count, float *logits,
+                                                    struct sl_error *error);
+
+/* The same through the MTP block as well: mtp_logits is [count - 1, vocab], row i from the streams
+ * of token i and the embedding of token i + 1. Only on an empty session of an engine with_mtp. */
+SL_API SL_MUST_USE enum sl_status sl_session_append_mtp(sl_session *session, const int32_t *tokens,
+                                                        size_t count, float *logits,
+                                                        float *mtp_logits, struct sl_error *error);
+
+/* Logits after the last token, [vocab], valid until the next call on this session; NULL when the
+ * timeline is empty. */
+SL_API const float *sl_session_logits(const sl_session *session);
+SL_API size_t sl_session_length(const sl_session *session);
+SL_API void sl_session_reset(sl_session *session); /* back to an empty timeline */
+
+/* Sees every layer's routing: experts and weights [tokens, top], ids ascending within a token. */
+typedef void (*sl_route_fn)(void *context, int32_t layer, int32_t first_position, int32_t tokens,
+                            int32_t top, const int32_t *experts, const float *weights);
+SL_API void sl_session_on_route(sl_session *session, sl_route_fn fn, void *context);
+
+/* ---- sampling ----------------------------------------------------------------------------- */
+
+struct sl_sampling {
+    float temperature; /* 0: the most likely token */
+    float top_p;       /* 1: off */
+    float min_p;       /* 0: off */
+    int32_t top_k;     /* 0: off */
+};
+
+typedef struct sl_sampler sl_sampler;
+
+/* A sampler for `vocab` tokens; the same seed gives the same draws. */
+SL_API SL_MUST_USE enum sl_status sl_sampler_create(const struct sl_sampling *sampling,
+                                                    int32_t vocab, uint64_t seed, sl_sampler **out,
+                                                    struct sl_error *error);
+SL_API void sl_sampler_destroy(sl_sampler *sampler);
+SL_API int32_t sl_sampler_next(sl_sampler *sampler, const float *logits);
+
+/* ---- checkpoints on disk ------------------------------------------------------------------ */
+
+/* What a checkpoint is and where its bytes would live under these options, as text for people or
+ * as JSON; opens no engine. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_inspect(const struct sl_engine_options *options, bool json,
+                                             char **report, struct sl_error *error);
+
+/* Writes the experts of a checkpoint as one aligned, checksummed file. `output` NULL: into
+ * DIR/experts.sluice. Writes beside it first and renames at the end; a run that was cut off goes on
+ * where it stopped. */
+SL_API SL_MUST_USE enum sl_status sl_pack(const char *model_dir, const char *output,
+                                          sl_progress_fn progress, void *context,
+                                          struct sl_error *error);
+
+/* Reads a packed file and compares every checksum, and the file's origin with `model_dir` unless
+ * that is NULL. */
+SL_API SL_MUST_USE enum sl_status sl_verify(const char *packed_file, const char *model_dir,
+                                            sl_progress_fn progress, void *context,
+                                            struct sl_error *error);
+
+/* Writes a random checkpoint in the published format: preset "tiny", "small" or "flash"; layers 0
+ * keeps the preset's count. The same seed writes the same bytes. */
+SL_API SL_MUST_USE enum sl_status sl_synth(const char *preset, const char *directory,
+                                           int32_t layers, uint64_t seed, sl_progress_fn progress,
+                                           void *context, struct sl_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
