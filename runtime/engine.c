@@ -105,12 +105,13 @@ static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_option
 }
 
 static enum sl_status open_store(sl_engine *engine, const struct sl_engine_options *options,
-                                 struct sl_error *error)
+                                 const struct io_ops *io, struct sl_error *error)
 {
     struct expert_store_options store = {.source = &engine->source,
                                          .ram_bytes = engine->budget.expert_ram_bytes,
                                          .slots_min = engine->budget.slots_min,
                                          .depth = ENGINE_READ_DEPTH,
+                                         .io_override = io,
                                          .io = options->io == SL_IO_URING   ? IO_URING
                                                : options->io == SL_IO_PREAD ? IO_PREAD
                                                                             : IO_AUTO};
@@ -156,6 +157,12 @@ static enum sl_status open_tokenizer(sl_engine *engine, const struct sl_engine_o
 enum sl_status sl_engine_open(const struct sl_engine_options *options, sl_engine **out,
                               struct sl_error *error)
 {
+    return engine_open_with_io(options, NULL, out, error);
+}
+
+enum sl_status engine_open_with_io(const struct sl_engine_options *options, const struct io_ops *io,
+                                   sl_engine **out, struct sl_error *error)
+{
     *out = NULL;
     sl_engine *engine = calloc(1, sizeof *engine);
     if (!engine) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
@@ -163,7 +170,7 @@ enum sl_status sl_engine_open(const struct sl_engine_options *options, sl_engine
     enum sl_status status = open_model(engine, options, error);
     if (status == SL_OK) status = choose_source(engine, options, error);
     if (status == SL_OK) status = make_plan(engine, options, error);
-    if (status == SL_OK) status = open_store(engine, options, error);
+    if (status == SL_OK) status = open_store(engine, options, io, error);
     if (status == SL_OK) status = open_compute(engine, options, error);
     if (status == SL_OK) status = open_tokenizer(engine, options, error);
     if (status != SL_OK) {

@@ -24,6 +24,11 @@ struct sl_engine {
     int32_t sessions; /* open */
 };
 
+/* sl_engine_open with another door to the disk; NULL: the usual one. For tests of faults. */
+SL_MUST_USE enum sl_status engine_open_with_io(const struct sl_engine_options *options,
+                                               const struct io_ops *io, sl_engine **out,
+                                               struct sl_error *error);
+
 /* SL_OK while the files the engine reads are those it opened; else names what changed. */
 SL_MUST_USE enum sl_status engine_check_files(const struct sl_engine *engine,
                                               struct sl_error *error);
