@@ -30,4 +30,17 @@ static inline float dot_f32(const float *a, const float *b, int32_t count)
     return dot_fold(lanes);
 }
 
+/* Sum of a[i], in the same order. */
+static inline float dot_sum_f32(const float *a, int32_t count)
+{
+    float lanes[DOT_LANES] = {0};
+    int32_t i = 0;
+    for (; i + DOT_LANES <= count; i += DOT_LANES)
+        for (int lane = 0; lane < DOT_LANES; lane++)
+            lanes[lane] += a[i + lane];
+    for (int lane = 0; i + lane < count; lane++)
+        lanes[lane] += a[i + lane];
+    return dot_fold(lanes);
+}
+
 #endif

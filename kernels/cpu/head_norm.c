@@ -8,10 +8,10 @@
 
 static float inverse_in_bf16(const float *x, int32_t width, float epsilon)
 {
-    float lanes[DOT_LANES] = {0};
+    float squares[OPS_HEAD_DIM_MAX];
     for (int32_t i = 0; i < width; i++)
-        lanes[i % DOT_LANES] += bf16_round(x[i] * x[i]);
-    float mean = bf16_round(dot_fold(lanes) / (float)width);
+        squares[i] = bf16_round(x[i] * x[i]);
+    float mean = bf16_round(dot_sum_f32(squares, width) / (float)width);
     float shifted = bf16_round(mean + epsilon);
     return bf16_round(1.0f / sqrtf(shifted));
 }
@@ -31,6 +31,7 @@ static void head_norm_rows(const void *context, int32_t item)
 
 void cpu_head_norm(struct stream *stream, const struct head_norm_args *args)
 {
-    SL_ASSERT(args->width >= 1 && args->rows >= 0);
+    SL_ASSERT(args->width >= 1 && args->width <= OPS_HEAD_DIM_MAX);
+    SL_ASSERT(args->rows >= 0);
     stream_run(stream, ceil_div_i32(args->rows, ROWS_PER_ITEM), head_norm_rows, args);
 }

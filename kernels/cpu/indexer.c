@@ -9,37 +9,37 @@
 /* The token being scored. */
 struct indexer_query {
     const struct indexer_args *args;
-    const float *heads;   /* [heads, width], as they enter the product */
-    const float *weights; /* [heads], not yet scaled */
+    float *heads;   /* [heads, width] */
+    float *weights; /* [heads], scaled */
     int32_t candidates;
 };
 
-static void prepare_queries(const void *context, int32_t head)
+static void prepare_head(const void *context, int32_t head)
 {
     const struct indexer_query *query = context;
-    int32_t width = query->args->width;
-    float *x =
-        query->args->queries + (query->heads - query->args->queries) + (size_t)head * (size_t)width;
-    hadamard_rotate(x, width);
-    quantise_q4(x, width);
+    float *x = query->heads + (size_t)head * (size_t)query->args->width;
+    hadamard_rotate(x, query->args->width);
+    quantise_q4(x, query->args->width);
 }
 
-static float score_row(const struct indexer_query *query, const float *key, float scale)
+static void scale_weights(const struct indexer_args *args, const float *weights, float *scaled)
+{
+    float scale = (float)(1.0 / sqrt((double)args->width) / sqrt((double)args->heads));
+    for (int32_t h = 0; h < args->heads; h++) {
+        float weight = quantise_bf16_if(weights[h], args->round);
+        scaled[h] = quantise_bf16_if(weight * scale, args->round);
+    }
+}
+
+static float score_row(const struct indexer_query *query, const float *key)
 {
     const struct indexer_args *args = query->args;
     float score = 0.0f;
     for (int32_t h = 0; h < args->heads; h++) {
         const float *head = query->heads + (size_t)h * (size_t)args->width;
-        float weight = query->weights[h];
-        float product = dot_f32(head, key, args->width);
-        if (args->round) {
-            weight = bf16_round(bf16_round(weight) * scale);
-            product = bf16_round(product);
-        } else {
-            weight *= scale;
-        }
+        float product = quantise_bf16_if(dot_f32(head, key, args->width), args->round);
         float positive = product > 0.0f ? product : 0.0f;
-        score += quantise_bf16_if(positive * weight, args->round);
+        score += quantise_bf16_if(positive * query->weights[h], args->round);
     }
     return quantise_bf16_if(score, args->round);
 }
@@ -49,19 +49,18 @@ static void score_rows(const void *context, int32_t item)
     const struct indexer_query *query = context;
     const struct indexer_args *args = query->args;
     size_t row_bytes = row_format_bytes(&args->format);
-    float scale = (float)(1.0 / sqrt((double)args->width) / sqrt((double)args->heads));
     int32_t end = min_i32((item + 1) * ROWS_PER_ITEM, query->candidates);
     float key[OPS_HEAD_DIM_MAX];
     for (int32_t row = item * ROWS_PER_ITEM; row < end; row++) {
         row_codec_decode(&args->format, args->rows + (size_t)row * row_bytes, key);
-        args->scores[row] = score_row(query, key, scale);
+        args->scores[row] = score_row(query, key);
     }
 }
 
-/* True when row a is to be given up before row b. */
+/* True when row a is to be given up before row b; without scores the higher row is. */
 static bool ranks_below(const float *scores, int32_t a, int32_t b)
 {
-    if (scores[a] != scores[b]) return scores[a] < scores[b];
+    if (scores && scores[a] != scores[b]) return scores[a] < scores[b];
     return a > b;
 }
 
@@ -80,11 +79,22 @@ static void sift_down(const float *scores, int32_t *heap, int32_t count, int32_t
     heap[node] = row;
 }
 
-static int compare_rows(const void *a, const void *b)
+static void make_heap(const float *scores, int32_t *heap, int32_t count)
 {
-    int32_t left = *(const int32_t *)a;
-    int32_t right = *(const int32_t *)b;
-    return (left > right) - (left < right);
+    for (int32_t node = count / 2 - 1; node >= 0; node--)
+        sift_down(scores, heap, count, node);
+}
+
+/* By heap, because the library's sort may allocate. */
+static void sort_ascending(int32_t *rows, int32_t count)
+{
+    make_heap(NULL, rows, count);
+    for (int32_t end = count - 1; end > 0; end--) {
+        int32_t highest = rows[0];
+        rows[0] = rows[end];
+        rows[end] = highest;
+        sift_down(NULL, rows, end, 0);
+    }
 }
 
 /* The `top` best of more than `top` rows, ascending. */
@@ -92,21 +102,21 @@ static void select_rows(const float *scores, int32_t candidates, int32_t top, in
 {
     for (int32_t i = 0; i < top; i++)
         selected[i] = i;
-    for (int32_t node = top / 2 - 1; node >= 0; node--)
-        sift_down(scores, selected, top, node);
+    make_heap(scores, selected, top);
     for (int32_t row = top; row < candidates; row++) {
         if (!ranks_below(scores, selected[0], row)) continue;
         selected[0] = row;
         sift_down(scores, selected, top, 0);
     }
-    qsort(selected, (size_t)top, sizeof *selected, compare_rows);
+    sort_ascending(selected, top);
 }
 
 void cpu_indexer(struct stream *stream, const struct indexer_args *args)
 {
     SL_ASSERT(row_codec_supported(&args->format));
     SL_ASSERT(row_codec_width(&args->format) == args->width);
-    SL_ASSERT(args->heads >= 1 && args->ratio >= 1 && args->top >= 1);
+    SL_ASSERT(args->heads >= 1 && args->heads <= STREAM_SCRATCH_FLOATS);
+    SL_ASSERT(args->ratio >= 1 && args->top >= 1);
     for (int32_t t = 0; t < args->tokens; t++) {
         size_t heads = (size_t)t * (size_t)args->heads;
         int32_t *selected = args->selected + (size_t)t * (size_t)args->top;
@@ -120,10 +130,11 @@ void cpu_indexer(struct stream *stream, const struct indexer_args *args)
         struct indexer_query query = {
             .args = args,
             .heads = args->queries + heads * (size_t)args->width,
-            .weights = args->weights + heads,
+            .weights = stream->scratch,
             .candidates = candidates,
         };
-        if (args->round) stream_run(stream, args->heads, prepare_queries, &query);
+        scale_weights(args, args->weights + heads, query.weights);
+        if (args->round) stream_run(stream, args->heads, prepare_head, &query);
         stream_run(stream, ceil_div_i32(candidates, ROWS_PER_ITEM), score_rows, &query);
         select_rows(args->scores, candidates, args->top, selected);
     }

@@ -21,7 +21,7 @@ struct compress_tile {
     int32_t row_count;
 };
 
-/* Channels pooled together; `offset` is where their half of the columns begins. */
+/* The softmax over a group, for channels pooled together. */
 struct channel_sums {
     float max[CHANNEL_BLOCK];
     float weight[CHANNEL_BLOCK];
@@ -146,10 +146,12 @@ void cpu_kv_compress(struct stream *stream, const struct kv_compress_args *args)
     SL_ASSERT(args->ratio >= 1 && args->position >= 0 && args->tokens >= 0);
     SL_ASSERT((args->position + args->tokens) / args->ratio <= args->rows_max);
     struct compress_tile tile = {.args = args, .pooled = stream->scratch};
-    int32_t tokens_max = STREAM_SCRATCH_FLOATS / args->width * args->ratio;
+    /* One row less than fit, for the group the tile begins in. */
+    int64_t tokens_max = (int64_t)(STREAM_SCRATCH_FLOATS / args->width - 1) * args->ratio;
     for (int32_t token = 0; token < args->tokens; token += tile.token_count) {
         tile.token = token;
-        tile.token_count = min_i32(tokens_max - args->ratio, args->tokens - token);
+        tile.token_count = args->tokens - token;
+        if (tile.token_count > tokens_max) tile.token_count = (int32_t)tokens_max;
         tile.row = (args->position + token) / args->ratio;
         tile.row_count = (args->position + token + tile.token_count) / args->ratio - tile.row;
         stream_run(stream, ceil_div_i32(args->width, CHANNEL_BLOCK), pool_channels, &tile);

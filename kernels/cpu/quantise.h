@@ -38,8 +38,9 @@ static inline float quantise_fp8(const float *x, int32_t count, uint8_t *codes)
 static inline float quantise_fp4(const float *x, int32_t count, uint8_t *codes)
 {
     float scale = lowp_fp4_scale(quantise_amax(x, count));
+    float inverse = 1.0f / scale; /* exact, as above */
     for (int32_t i = 0; i < count; i++)
-        codes[i] = e2m1_encode(x[i] / scale);
+        codes[i] = e2m1_encode(x[i] * inverse);
     return scale;
 }
 
