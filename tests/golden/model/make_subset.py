@@ -8,13 +8,14 @@ token ids byte for byte, golden outputs reduced to some rows as README.md descri
 The same input always gives the same bytes. Stops with a message on an unexpected input file.
 """
 
-import json
 import pathlib
 import shutil
-import struct
 import sys
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from safetensors_file import read_safetensors, to_bf16, write_safetensors
 
 MODELS = ("tiny-a", "tiny-b")
 TOTAL_BYTES_MAX = 22_500_000
@@ -27,47 +28,6 @@ EVEN_ROWS_TRACE = 16
 WHOLE_TOKENS_MAX = 7
 # Window edge, compressed-row edges, original YaRN lengths of the two models.
 EDGE_ROWS = (127, 128, 129, 130, 255, 256, 257, 511, 512, 513)
-
-DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "BF16": np.dtype("<u2")}
-
-
-def read_safetensors(path):
-    """{name: (dtype name, array)}; BF16 stays as its 16-bit patterns."""
-    data = path.read_bytes()
-    (header_bytes,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + header_bytes])
-    tensors = {}
-    for name, record in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = (8 + header_bytes + offset for offset in record["data_offsets"])
-        values = np.frombuffer(data[begin:end], DTYPES[record["dtype"]])
-        tensors[name] = (record["dtype"], values.reshape(record["shape"]))
-    return tensors
-
-
-def write_safetensors(path, tensors):
-    """Data in order of names; the header padded with spaces to a multiple of 8."""
-    header, offset = {}, 0
-    for name, (dtype, values) in sorted(tensors.items()):
-        end = offset + values.nbytes
-        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for _, (dtype, values) in sorted(tensors.items()):
-            file.write(np.ascontiguousarray(values, DTYPES[dtype]).tobytes())
-
-
-def to_bf16(values):
-    """16-bit patterns of f32 values rounded to nearest even; the values must be finite."""
-    if not np.isfinite(values).all():
-        sys.exit("cannot store values that are not finite as BF16")
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def is_bf16(values):
