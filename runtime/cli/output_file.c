@@ -1,0 +1,54 @@
+/* Complete files only; see the header. */
+#include "runtime/cli/output_file.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static enum sl_status failed(const struct output_file *output, struct sl_error *error)
+{
+    return sl_error_set(error, SL_ERR_IO, errno, "cannot write %s: %s", output->path,
+                        strerror(errno));
+}
+
+enum sl_status output_file_open(struct output_file *output, const char *path,
+                                struct sl_error *error)
+{
+    *output = (struct output_file){.path = path, .file = stdout};
+    if (strcmp(path, "-") == 0) return SL_OK;
+    if (asprintf(&output->temporary, "%s.tmp", path) < 0) {
+        output->temporary = NULL;
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for a file name");
+    }
+    output->file = fopen(output->temporary, "wb");
+    if (output->file) return SL_OK;
+    enum sl_status status = failed(output, error);
+    free(output->temporary);
+    return status;
+}
+
+enum sl_status output_file_write(struct output_file *output, const void *data, size_t bytes,
+                                 struct sl_error *error)
+{
+    return fwrite(data, 1, bytes, output->file) == bytes ? SL_OK : failed(output, error);
+}
+
+enum sl_status output_file_commit(struct output_file *output, struct sl_error *error)
+{
+    enum sl_status status = SL_OK;
+    if (!output->temporary) return fflush(stdout) == 0 ? SL_OK : failed(output, error);
+    int closed = fclose(output->file);
+    output->file = NULL;
+    if (closed != 0 || rename(output->temporary, output->path) != 0) status = failed(output, error);
+    if (status != SL_OK) remove(output->temporary);
+    free(output->temporary);
+    return status;
+}
+
+void output_file_discard(struct output_file *output)
+{
+    if (!output->temporary) return;
+    fclose(output->file);
+    remove(output->temporary);
+    free(output->temporary);
+}
