@@ -51,8 +51,7 @@ SL_MUST_USE enum sl_status conversation_add_answer(struct conversation *conversa
 
 /* The prompt's ids; `out` is then to be deinitialised. */
 SL_MUST_USE enum sl_status conversation_render(const struct conversation *conversation,
-                                               const sl_tokenizer *tokenizer, struct ids_input *out,
-                                               struct sl_error *error);
+                                               struct ids_input *out, struct sl_error *error);
 
 /* Writes the conversation as JSON, in the form that `sluice debug render` reads. */
 SL_MUST_USE enum sl_status conversation_save(const struct conversation *conversation,

@@ -88,8 +88,7 @@ static float *allocate_rows(const struct run *run, size_t rows, struct sl_error 
     return logits;
 }
 
-/* Feeds all tokens, a step at a time; the rows of each step are written when `logits` has room for
- * them and not NULL. */
+/* Feeds all tokens, a step at a time. With `logits`, room for the rows of one step, writes them. */
 static enum sl_status feed(struct run *run, float *logits, struct sl_error *error)
 {
     for (size_t done = 0; done < run->ids.count;) {
