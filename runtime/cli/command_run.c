@@ -113,7 +113,7 @@ static enum sl_status print_json(const struct run_options *options,
         "{s:s%, s:o, s:s, s:o, s:o}", "text", result->text.data, result->text.bytes, "ids", ids,
         "finish_reason", generate_finish_name(result->finish), "seed",
         json_integer((json_int_t)options->answer.seed), "stats", stats_print_json(result));
-    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    char *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
     if (!line)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to write the answer as JSON");

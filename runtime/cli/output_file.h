@@ -1,7 +1,8 @@
 /* A file that appears under its name only when it is complete.
  *
- * Bytes go to PATH.tmp, which commit renames and discard removes; "-" is stdout, where there is
- * nothing to rename. */
+ * Bytes go to PATH.tmp, which commit renames and discard removes. "-" is stdout; what exists and is
+ * no regular file (a device, a pipe) is written as it is, for a rename would put a file in its
+ * place. */
 #ifndef SLUICE_CLI_OUTPUT_FILE_H
 #define SLUICE_CLI_OUTPUT_FILE_H
 
@@ -12,7 +13,7 @@
 struct output_file {
     FILE *file;
     const char *path; /* borrowed */
-    char *temporary;  /* NULL on stdout */
+    char *temporary;  /* NULL: written in place */
 };
 
 SL_MUST_USE enum sl_status output_file_open(struct output_file *output, const char *path,
