@@ -183,6 +183,14 @@ enum sl_status model_file_parse_head(const void *data, size_t bytes, uint64_t fi
 
 /* ---- opening ------------------------------------------------------------------------------ */
 
+struct model_file {
+    struct model_file_head head;
+    struct expert_source source;
+    struct io_file file;
+    struct expert_segment *segments; /* [layers, experts] */
+    uint64_t *checksums;             /* [layers, experts] */
+};
+
 /* Reads head and index through `fd`; fills head and checksums. */
 static enum sl_status read_index(int fd, const char *path, struct model_file *file,
                                  struct sl_error *error)
@@ -303,6 +311,16 @@ void model_file_close(struct model_file *file)
     free(file->segments);
     free(file->checksums);
     free(file);
+}
+
+const struct expert_source *model_file_source(const struct model_file *file)
+{
+    return &file->source;
+}
+
+uint64_t model_file_fingerprint(const struct model_file *file)
+{
+    return file->head.spec.fingerprint;
 }
 
 enum sl_status model_file_match(const struct model_file *file, const struct model_file_spec *spec,

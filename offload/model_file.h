@@ -50,14 +50,7 @@ struct model_file_head {
     uint64_t index_checksum;
 };
 
-/* An open packed file. `source` points into it and lives as long. */
-struct model_file {
-    struct model_file_head head;
-    struct expert_source source; /* one segment an expert, with checksums */
-    struct io_file file;
-    struct expert_segment *segments; /* [layers, experts] */
-    uint64_t *checksums;             /* [layers, experts] */
-};
+struct model_file;
 
 /* XXH3-64, as every checksum of the format. */
 uint64_t model_file_checksum(const void *data, size_t bytes);
@@ -90,6 +83,10 @@ SL_MUST_USE enum sl_status model_file_parse_head(const void *data, size_t bytes,
 SL_MUST_USE enum sl_status model_file_open(const char *path, bool want_direct,
                                            struct model_file **out, struct sl_error *error);
 void model_file_close(struct model_file *file); /* NULL is fine */
+
+/* Where the slots lie: one segment an expert, with checksums. Valid until the file is closed. */
+const struct expert_source *model_file_source(const struct model_file *file);
+uint64_t model_file_fingerprint(const struct model_file *file);
 
 /* SL_OK if the file holds the experts of the checkpoint that `spec` describes; it may hold more
  * layers (the MTP block's): the caller then lowers `layers` in a copy of the source. SL_ERR_FORMAT

@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct verifier {
-    const struct model_file *file;
+    const struct expert_source *source;
     uint8_t *slot; /* [slot_bytes] */
     sl_progress_fn progress;
     void *context;
@@ -19,13 +19,13 @@ struct verifier {
 
 static void check_expert(struct verifier *verifier, struct expert_ref ref)
 {
-    const struct model_file *file = verifier->file;
+    const struct expert_source *source = verifier->source;
     char reason[sizeof verifier->bad_reason];
-    size_t idx = (size_t)ref.layer * (size_t)file->source.experts + (size_t)ref.expert;
-    uint64_t expected = file->checksums[idx];
-    int failure = file_range_read(file->file.fd, verifier->slot, file->source.slot_bytes,
-                                  model_file_slot_start(&file->head, ref.layer, ref.expert));
-    uint64_t found = failure ? 0 : model_file_checksum(verifier->slot, file->source.slot_bytes);
+    size_t idx = (size_t)ref.layer * (size_t)source->experts + (size_t)ref.expert;
+    uint64_t expected = source->checksums[idx];
+    int failure = file_range_read(source->files->fd, verifier->slot, source->slot_bytes,
+                                  source->segments[idx].offset_bytes);
+    uint64_t found = failure ? 0 : model_file_checksum(verifier->slot, source->slot_bytes);
     if (!failure && found == expected) return;
     if (failure)
         snprintf(reason, sizeof reason, "cannot be read: %s", strerror(-failure));
@@ -39,11 +39,11 @@ static void check_expert(struct verifier *verifier, struct expert_ref ref)
 
 static enum sl_status check_all(struct verifier *verifier, struct sl_error *error)
 {
-    const struct expert_source *source = &verifier->file->source;
-    const char *path = verifier->file->file.path;
+    const struct expert_source *source = verifier->source;
+    const char *path = source->files->path;
     uint64_t count = (uint64_t)source->layers * (uint64_t)source->experts;
     uint64_t done = 0;
-    SL_ASSERT(!verifier->file->file.direct && source->checksums);
+    SL_ASSERT(!source->files->direct && source->checksums);
     for (int32_t layer = 0; layer < source->layers; layer++) {
         for (int32_t expert = 0; expert < source->experts; expert++) {
             check_expert(verifier, (struct expert_ref){layer, expert});
@@ -82,20 +82,20 @@ enum sl_status sl_verify(const char *packed_file, const char *model_dir, sl_prog
     struct verifier verifier = {.progress = progress, .context = context};
     if (!packed_file) return sl_error_set(error, SL_ERR_ARGUMENT, 0, "verify needs a packed file");
     SL_TRY(model_file_open(packed_file, false, &file, error));
-    verifier.file = file;
+    verifier.source = model_file_source(file);
     enum sl_status status = model_dir ? check_origin(file, model_dir, error) : SL_OK;
     if (status != SL_OK) goto out;
-    verifier.slot = malloc(file->source.slot_bytes);
+    verifier.slot = malloc(verifier.source->slot_bytes);
     if (!verifier.slot) {
         status = sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for a slot of %zu bytes",
-                              file->source.slot_bytes);
+                              verifier.source->slot_bytes);
         goto out;
     }
     /* What the page cache holds would hide what the disk has lost; only a request. */
-    (void)posix_fadvise(file->file.fd, 0, 0, POSIX_FADV_DONTNEED);
-    (void)posix_fadvise(file->file.fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    (void)posix_fadvise(verifier.source->files->fd, 0, 0, POSIX_FADV_DONTNEED);
+    (void)posix_fadvise(verifier.source->files->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     status = check_all(&verifier, error);
-    if (status == SL_OK) status = io_file_check_unchanged(&file->file, error);
+    if (status == SL_OK) status = io_file_check_unchanged(verifier.source->files, error);
 out:
     free(verifier.slot);
     model_file_close(file);

@@ -59,21 +59,24 @@ void packed_assert_whole(const char *path, const struct model_file_spec *spec, u
 {
     struct sl_error error = {.message = ""};
     struct model_file *file = NULL;
+    struct model_file_head head;
     size_t bytes;
+    assert_true(model_file_head_make(spec, &head));
     if (model_file_open(path, false, &file, &error) != SL_OK) fail_msg("%s", error.message);
     char *data = test_read_file(path, &bytes);
     uint8_t *slot = malloc(spec->slot_bytes);
     assert_non_null(slot);
-    assert_int_equal(bytes, file->head.file_bytes);
+    const struct expert_source *source = model_file_source(file);
+    assert_int_equal(bytes, head.file_bytes);
     for (int32_t i = 0; i < spec->layers * spec->experts; i++) {
         struct expert_ref ref = {i / spec->experts, i % spec->experts};
-        const struct expert_segment *segment = &file->source.segments[i];
+        const struct expert_segment *segment = &source->segments[i];
         packed_slot(spec, seed, ref, slot);
         assert_int_equal(segment->offset_bytes,
-                         model_file_slot_start(&file->head, ref.layer, ref.expert));
+                         model_file_slot_start(&head, ref.layer, ref.expert));
         assert_true(segment->offset_bytes + spec->slot_bytes <= bytes);
         assert_memory_equal(data + segment->offset_bytes, slot, spec->slot_bytes);
-        assert_int_equal(file->source.checksums[i], model_file_checksum(slot, spec->slot_bytes));
+        assert_int_equal(source->checksums[i], model_file_checksum(slot, spec->slot_bytes));
     }
     free(slot);
     free(data);

@@ -87,13 +87,14 @@ static void what_was_put_is_what_is_read(void **state)
         assert_int_equal(packed_write(fixture->path, &other, random, 50, -1, NULL, NULL), SL_OK);
         packed_assert_whole(fixture->path, &other, random);
         assert_int_equal(model_file_open(fixture->path, false, &file, NULL), SL_OK);
-        assert_int_equal(file->source.layers, other.layers);
-        assert_int_equal(file->source.experts, other.experts);
-        assert_int_equal(file->source.slot_bytes, other.slot_bytes);
-        assert_int_equal(file->source.segments_per_expert, 1);
-        assert_int_equal(file->source.file_count, 1);
-        assert_int_equal(file->head.spec.fingerprint, other.fingerprint);
-        assert_int_equal(file->head.data_start_bytes % SL_PAGE_BYTES, 0);
+        const struct expert_source *source = model_file_source(file);
+        assert_int_equal(source->layers, other.layers);
+        assert_int_equal(source->experts, other.experts);
+        assert_int_equal(source->slot_bytes, other.slot_bytes);
+        assert_int_equal(source->segments_per_expert, 1);
+        assert_int_equal(source->file_count, 1);
+        assert_int_equal(source->segments[0].offset_bytes % SL_PAGE_BYTES, 0);
+        assert_int_equal(model_file_fingerprint(file), other.fingerprint);
         assert_int_equal(model_file_match(file, &other, NULL), SL_OK);
         model_file_close(file);
     }
