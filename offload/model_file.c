@@ -69,7 +69,7 @@ static uint64_t get_u64(const uint8_t *data)
     return le64toh(value);
 }
 
-/* The bounds leave no room for overflow: 2^22 slots of 2^30 bytes. */
+/* The bounds leave no room for overflow: 2^22 slots of 2^29 bytes. */
 static_assert(MODEL_FILE_LAYERS_MAX <= 1 << 10 && MODEL_FILE_EXPERTS_MAX <= 1 << 12,
               "file sizes stay far below 2^63");
 

@@ -28,13 +28,13 @@
 #ifndef SLUICE_OFFLOAD_MODEL_FILE_H
 #define SLUICE_OFFLOAD_MODEL_FILE_H
 
-#include "offload/expert_store.h"
+#include "offload/expert_plan.h"
 
 #define MODEL_FILE_VERSION        1u
 #define MODEL_FILE_HEAD_BYTES     4096u
 #define MODEL_FILE_LAYERS_MAX     1024
 #define MODEL_FILE_EXPERTS_MAX    4096
-#define MODEL_FILE_SLOT_BYTES_MAX ((uint64_t)1 << 30)
+#define MODEL_FILE_SLOT_BYTES_MAX EXPERT_SLOT_BYTES_MAX
 
 /* What the experts are: the same for a file and for the checkpoint it was packed from. */
 struct model_file_spec {
