@@ -189,7 +189,8 @@ static void run_world(enum test_experts_form form, const struct io_sim_plan *pla
     assert_true(stats.ram_bytes <= options.ram_bytes);
     /* Whatever was read whole is still here or was evicted. */
     if (form == TEST_EXPERTS_PACKED && !world.faults_expected && plan->short_permille == 0)
-        assert_int_equal(stats.bytes_read / stats.slot_bytes, stats.evictions + stats.slots_ready);
+        assert_int_equal(stats.bytes_read / stats.slot_bytes,
+                         stats.evictions + (uint64_t)stats.slots_ready);
     expert_store_destroy(world.store);
     test_experts_deinit(&world.experts);
 }
