@@ -110,15 +110,17 @@ static ssize_t perform(const struct sim_door *door, const struct io_read *read)
 {
     const struct io_file *file = &door->options.files[read->file];
     const struct io_sim_fault *fault = find_fault(read);
-    size_t bytes = read->bytes;
     uint8_t *buffer = read->buffer;
     if (fault && fault->os_errno) return -fault->os_errno;
     if (happens(current_plan.transient_permille))
         return test_random_below(&random_state, 2) ? -EINTR : -EAGAIN;
-    if (happens(current_plan.short_permille))
-        bytes = 1 + test_random_below(&random_state, (uint32_t)bytes);
-    ssize_t result = pread(file->fd, buffer, bytes, (off_t)read->offset_bytes);
+    ssize_t result = pread(file->fd, buffer, read->bytes, (off_t)read->offset_bytes);
     if (result < 0) return -errno;
+    if (result > 0 && happens(current_plan.short_permille)) {
+        ssize_t kept = 1 + (ssize_t)test_random_below(&random_state, (uint32_t)result);
+        memset(buffer + kept, 0xa5, (size_t)(result - kept));
+        result = kept;
+    }
     if (fault && fault->flip) {
         uint64_t at =
             fault->offset_bytes > read->offset_bytes ? fault->offset_bytes - read->offset_bytes : 0;

@@ -108,7 +108,7 @@ static void check_stats(const struct world *world)
     assert_int_equal(stats.hits + stats.misses, world->views);
     assert_true(stats.slots_pinned <= world->pinned);
     assert_true(stats.slots_ready <= stats.slots);
-    if (!world->faults_expected) assert_int_equal(stats.failures, 0);
+    if (!world->faults_expected) assert_string_equal(expert_store_last_failure(world->store), "");
 }
 
 static void run_steps(struct world *world, int32_t steps)
@@ -379,9 +379,8 @@ static void test_reads_in_flight_stay_within_the_depth(void **state)
         refs[i] = ref_of(i);
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 12, 3, &(struct io_sim_plan){0});
     assert_int_equal(expert_store_acquire(fixture.store, refs, 12, views), SL_OK);
-    for (int32_t left = 12; left > 0; left = 0)
-        for (int32_t i = 0; i < 12; i++)
-            expert_store_wait(fixture.store, views, 12);
+    for (int32_t i = 0; i < 12; i++)
+        expert_store_wait(fixture.store, views, 12);
     for (int32_t i = 0; i < 12; i++)
         assert_int_equal(views[i].state, EXPERT_VIEW_READY);
     assert_int_equal(io_sim_counts_get().in_flight_max, 3);
