@@ -3,12 +3,12 @@
 #include "runtime/pack.h"
 #include "offload/file_range.h"
 #include "offload/model_file_writer.h"
-#include "runtime/sl.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 enum sl_status pack_spec(const struct model *model, struct model_file_spec *out,
                          struct sl_error *error)
@@ -33,6 +33,44 @@ enum sl_status pack_open_model(const char *model_dir, struct model **out,
     }
     return status;
 }
+
+/* DIR/experts.sluice in heap memory, or NULL. */
+static char *default_path(const char *model_dir)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s/%s", model_dir, PACK_FILE_NAME) < 0 ? NULL : path;
+}
+
+enum sl_status pack_open_source(const struct model *model, const struct sl_engine_options *options,
+                                struct model_file **packed, struct expert_source *source,
+                                struct sl_error *error)
+{
+    struct model_file_spec spec;
+    enum sl_status status = SL_OK;
+    char *path =
+        options->experts_file ? strdup(options->experts_file) : default_path(options->model_dir);
+    *packed = NULL;
+    *source = model->experts;
+    if (!path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to open the experts");
+    bool is_unpacked = !*path || (!options->experts_file && access(path, F_OK) != 0);
+    if (is_unpacked) goto out;
+    status = model_file_open(path, !options->buffered_io, packed, error);
+    if (status == SL_OK) status = pack_spec(model, &spec, error);
+    if (status == SL_OK) status = model_file_match(*packed, &spec, error);
+    if (status != SL_OK) {
+        model_file_close(*packed);
+        *packed = NULL;
+        goto out;
+    }
+    *source = *model_file_source(*packed);
+    SL_ASSERT(source->layers >= model->experts.layers);
+    source->layers = model->experts.layers;
+out:
+    free(path);
+    return status;
+}
+
+/* ---- packing ------------------------------------------------------------------------------ */
 
 /* An expert of the layer at hand, and where its first byte lies. */
 struct place {
@@ -171,17 +209,14 @@ enum sl_status sl_pack(const char *model_dir, const char *output, sl_progress_fn
     struct model_file_spec spec;
     struct packer packer = {.progress = progress, .context = context};
     struct sl_error reason = {.status = SL_OK};
-    char *path = NULL;
+    char *path;
     if (!model_dir || (output && !*output))
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "pack needs a checkpoint's directory%s",
                             model_dir ? " and a name to write to" : "");
     SL_TRY(pack_open_model(model_dir, &model, &spec, error));
     packer.model = model;
     packer.total_bytes = (uint64_t)spec.layers * (uint64_t)spec.experts * spec.slot_bytes;
-    if (output)
-        path = strdup(output);
-    else if (asprintf(&path, "%s/%s", model_dir, PACK_FILE_NAME) < 0)
-        path = NULL;
+    path = output ? strdup(output) : default_path(model_dir);
     packer.slot = aligned_alloc(SL_PAGE_BYTES, (size_t)spec.slot_bytes);
     packer.places = malloc((size_t)spec.experts * sizeof *packer.places);
     if (!path || !packer.slot || !packer.places) {
