@@ -6,7 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
