@@ -196,7 +196,7 @@ static void check_linear(enum matrix_format format, int32_t rows, int32_t column
     double *input = ops_test_alloc((size_t)tokens * x_stride * sizeof *input);
     float *out = ops_test_floats((size_t)tokens * (size_t)rows);
     float *again = ops_test_floats((size_t)tokens * (size_t)rows);
-    if (columns > 2) x[columns / 2] *= 100.0f;
+    if (columns > 2 && tokens > 0) x[columns / 2] *= 100.0f;
     for (size_t i = 0; i < (size_t)tokens * x_stride; i++)
         input[i] = (double)x[i];
     for (int32_t i = 0; quantise && i < tokens * groups; i++)
