@@ -1,6 +1,6 @@
 /* labels: golden
  *
- * Logits of a second implementation that shares nothing with the published program, on a random
+ * Logits of a second implementation, written separately from the published program, on a random
  * model of other shapes (tests/golden/crosscheck/README.md, which states the limit).
  * SLUICE_CROSSCHECK names another folder made the same way. Prints the figure it found beside the
  * limit. */

@@ -4,8 +4,8 @@
     transformers_deepseek_v4.py check FOLDER...          against golden f32 logits in FOLDER/golden
     transformers_deepseek_v4.py write MODEL FOLDER       random checkpoint, tokens and logits
 
-The port is an implementation that shares nothing with the published program. `check` tells whether
-it computes the same function; only then are its logits of other models worth anything. Run it with
+The port was written separately from the published program. `check` tells whether it computes the
+same function; only then are its logits of other models worth anything. Run it with
 every new version of the package, and add a patch where one deviates:
 
 | transformers | torch | deviations | patched by |
