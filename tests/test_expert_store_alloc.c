@@ -149,6 +149,7 @@ static void test_after_creation_nothing_is_allocated_or_freed(void **state)
     for (size_t i = 0; i < 2 * SL_COUNT_OF(doors); i++) {
         struct test_experts experts;
         struct expert_store *store;
+        struct expert_store_stats stats;
         struct sl_error error;
         struct io_sim_plan plan = {
             .latency_turns_max = 3,
@@ -160,14 +161,17 @@ static void test_after_creation_nothing_is_allocated_or_freed(void **state)
         test_experts_init(&experts, TEST_EXPERTS_UNPACKED, 2, 4, true, 6);
         struct expert_store_options options =
             options_of(&experts, doors[i / 2], i % 2 ? IO_PREAD : IO_AUTO);
-        options.ram_bytes = 220 << 10; /* too little for all, so there are evictions */
-        options.slots_min = 3;
         io_sim_set_plan(&plan);
+        assert_int_equal(expert_store_create(&options, &store, &error), SL_OK);
+        /* Room for three only, so that there are evictions. */
+        expert_store_stats_get(store, &stats);
+        expert_store_destroy(store);
+        options.slots_min = 3;
+        options.ram_bytes = stats.ram_bytes - (uint64_t)(stats.slots - 3) * stats.slot_bytes;
         assert_int_equal(expert_store_create(&options, &store, &error), SL_OK);
         calls = 0;
         use_store(store, 300);
         assert_int_equal(calls, 0);
-        struct expert_store_stats stats;
         expert_store_stats_get(store, &stats);
         assert_true(stats.evictions > 100);
         expert_store_destroy(store);

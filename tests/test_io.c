@@ -24,6 +24,7 @@ struct fixture {
     struct iovec region;
     struct io_file file;
     struct io *io;
+    struct io_read reads[DEPTH]; /* live until the door has closed */
 };
 
 static void make_file(struct fixture *fixture)
@@ -100,7 +101,7 @@ static void fill_read(const struct fixture *fixture, struct io_read *read, int32
 /* Random batches, with between one and all lanes in flight. */
 static void read_at_random(struct fixture *fixture)
 {
-    struct io_read reads[DEPTH], *batch[DEPTH], *done[DEPTH];
+    struct io_read *reads = fixture->reads, *batch[DEPTH], *done[DEPTH];
     bool busy[DEPTH] = {false};
     int32_t in_flight = 0;
     uint64_t state = 42;
