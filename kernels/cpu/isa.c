@@ -1,6 +1,9 @@
 /* Detection of instruction sets, and the op table of each; see kernels/cpu_isa.h. */
 #include "kernels/cpu_isa.h"
 
+#include "kernels/cpu/expert_batch.h"
+#include "kernels/cpu/stream.h"
+
 #include <string.h>
 
 static const char *const names[CPU_ISA_COUNT] = {"portable", "avx2", "avx512"};
@@ -48,8 +51,35 @@ enum cpu_isa cpu_isa_best(void)
     return best;
 }
 
+#if defined(__x86_64__)
+/* The tables start from the twins and say anew which ops they replace. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Winitializer-overrides"
+#else
+#pragma GCC diagnostic ignored "-Woverride-init"
+#endif
+#define X(op) .op = cpu_##op,
+#define TWINS                                                                                      \
+    .stream_create = cpu_stream_create, .stream_destroy = cpu_stream_destroy,                      \
+    .stream_sync = cpu_stream_sync, SL_OPS(X)
+
+static const struct ops table_avx2 = {
+    TWINS.name = "cpu avx2",
+    .expert_ffn = cpu_expert_ffn_avx2,
+};
+
+static const struct ops table_avx512 = {
+    TWINS.name = "cpu avx512",
+    .expert_ffn = cpu_expert_ffn_avx512,
+};
+#endif
+
 const struct ops *ops_cpu_isa(enum cpu_isa isa)
 {
     SL_ASSERT(cpu_isa_supported(isa));
+#if defined(__x86_64__)
+    if (isa == CPU_ISA_AVX2) return &table_avx2;
+    if (isa == CPU_ISA_AVX512) return &table_avx512;
+#endif
     return ops_cpu();
 }

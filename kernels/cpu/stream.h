@@ -17,6 +17,11 @@ struct stream {
     float *scratch; /* [STREAM_SCRATCH_FLOATS] */
 };
 
+/* Members of every CPU op table; see struct ops. */
+enum sl_status cpu_stream_create(int32_t threads, struct stream **out);
+void cpu_stream_destroy(struct stream *stream);
+enum sl_status cpu_stream_sync(struct stream *stream);
+
 /* Calls fn(context, idx) for idx in 0 .. count-1 on the stream's threads. */
 static inline void stream_run(struct stream *stream, int32_t count, worker_fn *fn,
                               const void *context)
