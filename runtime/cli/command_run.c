@@ -128,12 +128,10 @@ static int report(const struct run_options *options, const struct generate_resul
 {
     if (!options->json && result->text.bytes) putchar('\n');
     if (options->json && status == SL_OK) status = print_json(options, result, error);
-    int exit_code = command_flush(COMMAND_OK);
     if (options->answer.stats) stats_print_text(result, stderr);
     if (status != SL_OK) return command_fail(error);
-    if (exit_code == COMMAND_OK && result->finish == GENERATE_INTERRUPTED)
-        return COMMAND_INTERRUPTED;
-    return exit_code;
+    bool interrupted = result->finish == GENERATE_INTERRUPTED;
+    return command_flush(interrupted ? COMMAND_INTERRUPTED : COMMAND_OK);
 }
 
 static int answer(const struct run_options *options, sl_engine *engine,
