@@ -12,9 +12,11 @@
 #include "kernels/base.h"
 #include "offload/io.h"
 
-#define EXPERT_SEGMENTS_MAX     6
-#define EXPERT_READ_RETRIES_MAX 16 /* transient failures in a row before a read counts as failed   \
-                                    */
+#define EXPERT_SEGMENTS_MAX       6
+#define EXPERT_DEPTH_MAX          64
+#define EXPERT_PREFETCH_QUEUE_MAX 64 /* hints that wait for a read; older ones are dropped */
+/* Transient failures in a row before a read counts as failed. */
+#define EXPERT_READ_RETRIES_MAX 16
 
 struct expert_ref {
     int32_t layer, expert;

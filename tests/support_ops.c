@@ -177,3 +177,13 @@ void ops_test_round_trip_fp4(const double *x, double *out, int32_t count, int32_
         }
     }
 }
+
+const struct row_format ops_test_kv_format = {ROW_KV, 200, 8};
+
+void ops_test_kv_row(const uint8_t *row, double *x)
+{
+    for (int i = 0; i < 200; i++)
+        x[i] = ops_test_e4m3_value(row[i]) * ops_test_e8m0_value(row[200 + i / 64]);
+    for (int i = 0; i < 8; i++)
+        x[200 + i] = (double)bf16_decode((uint16_t)(row[204 + 2 * i] | row[204 + 2 * i + 1] << 8));
+}

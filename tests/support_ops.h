@@ -40,4 +40,8 @@ double ops_test_bf16(double value);
 void ops_test_round_trip_fp8(const float *x, double *out, int32_t count, int32_t block);
 void ops_test_round_trip_fp4(const double *x, double *out, int32_t count, int32_t block);
 
+/* 200 channels of e4m3 and 8 of bf16, and a row of it as its bytes say. */
+extern const struct row_format ops_test_kv_format;
+void ops_test_kv_row(const uint8_t *row, double *x);
+
 #endif

@@ -32,7 +32,7 @@ struct fixture {
     const struct golden_sequence *sequence;
     struct kv_cache *cache;
     struct golden_tensor rows, rows_mtp; /* positions of reduced tensors, or no data */
-    struct golden_tensor margin_router;
+    struct golden_tensor margin_router, margin_index;
     struct worst *worst;
 };
 
@@ -128,12 +128,12 @@ static void check_compressed(struct fixture *f, int32_t layer)
     }
     if (!read_trace(f, layer, "index_topk", &golden)) return;
     for (int64_t t = 0; t < golden.rows; t++) {
-        int32_t ours[64];
-        assert_true(golden.width <= index_top && index_top <= 64);
-        memcpy(ours, ws->selected + t * index_top, sizeof(int32_t) * (size_t)index_top);
+        const int32_t *ours = ws->selected + t * index_top;
         f->worst->index_rows++;
-        f->worst->index_rows_differing +=
-            !same_set(ours, golden.data + t * golden.width, golden.width);
+        if (same_set(ours, golden.data + t * golden.width, golden.width)) continue;
+        /* Scores are bf16 values: within one step of them a choice may fall either way. */
+        assert_true(f->margin_index.data[t] < 0x1p-7f);
+        f->worst->index_rows_differing++;
     }
     free(golden.data);
 }
@@ -277,7 +277,9 @@ static void check_hyper(struct fixture *f, int32_t layer)
     const struct model_config *config = &f->forward->model->config;
     const struct layer_weights *weights = &f->forward->model->layers[layer];
     struct golden_tensor before, after;
-    if (layer == config->layers || !read_trace(f, layer, "hc_out", &after)) return;
+    if (layer == config->layers || !read_trace(f, layer, "hc_attn_x", &after)) return;
+    free(after.data); /* only complete traces have the factors */
+    assert_true(read_trace(f, layer, "hc_out", &after));
     int32_t tokens = (int32_t)after.rows;
     size_t floats = (size_t)(after.rows * after.width);
     if (layer == 0) {
@@ -311,6 +313,8 @@ static void check_sequence(struct fixture *f)
     golden_read(f->directory, f->sequence->name, "exact.trace", "rows_mtp", &f->rows_mtp);
     assert_true(
         golden_read(f->directory, f->sequence->name, "exact", "margin_router", &f->margin_router));
+    assert_true(
+        golden_read(f->directory, f->sequence->name, "exact", "margin_index", &f->margin_index));
     for (int32_t layer = 0; layer <= f->forward->model->config.layers; layer++) {
         check_attention(f, layer);
         check_moe(f, layer);
@@ -319,6 +323,7 @@ static void check_sequence(struct fixture *f)
     free(f->rows.data);
     free(f->rows_mtp.data);
     free(f->margin_router.data);
+    free(f->margin_index.data);
 }
 
 static void check_model(const char *model)
@@ -348,20 +353,20 @@ static void check_model(const char *model)
         check_sequence(&f);
         free(sequences[s].ids);
     }
-    printf("%s: attention %.4f (0.025), MoE %.5f (0.01), hyper factors %.1e (1e-5), hyper x %.1e "
-           "(2^-8), rows differing %.3f%% (0.5%%), keys differing %.3f%% (0.5%%), index sets "
-           "differing %d of %d (3%%), router sets differing %d of %d (ties only), router weight "
-           "%.1e (1e-5)\n",
-           model, worst.attention, worst.moe, worst.hyper_factors, worst.hyper_x,
-           100 * worst.row_elements, 100 * worst.key_elements, worst.index_rows_differing,
-           worst.index_rows, worst.router_rows_differing, worst.router_rows, worst.router_weight);
+    printf(
+        "%s: attention %.4f (0.025), MoE %.5f (0.01), hyper factors %.1e (1e-5), hyper x %.1e "
+        "(2^-8), rows differing %.3f%% (0.5%%), keys differing %.3f%% (0.5%%), index sets "
+        "differing %d of %d (ties only), router sets differing %d of %d (ties only), router weight "
+        "%.1e (1e-5)\n",
+        model, worst.attention, worst.moe, worst.hyper_factors, worst.hyper_x,
+        100 * worst.row_elements, 100 * worst.key_elements, worst.index_rows_differing,
+        worst.index_rows, worst.router_rows_differing, worst.router_rows, worst.router_weight);
     assert_true(worst.compared > 2 * f.engine->model->config.layers);
     assert_true(worst.attention <= 0.025);
     assert_true(worst.moe <= 0.01);
     assert_true(worst.hyper_factors <= 1e-5);
     assert_true(worst.hyper_x <= 0x1p-8);
     assert_true(worst.row_elements <= 0.005 && worst.key_elements <= 0.005);
-    assert_true(worst.index_rows_differing * 100 <= worst.index_rows * 3);
     assert_true(worst.router_weight <= 1e-5);
     kv_cache_destroy(f.cache);
     sl_engine_close(f.engine);

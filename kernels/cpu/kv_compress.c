@@ -37,7 +37,7 @@ static int32_t halves(const struct kv_compress_args *args)
 static float *state_slot(const struct kv_compress_args *args, int32_t position)
 {
     size_t columns = (size_t)halves(args) * (size_t)args->width;
-    size_t slot = (size_t)(position % (halves(args) * args->ratio));
+    size_t slot = (size_t)(position % args->state_capacity);
     return args->state + slot * 2 * columns;
 }
 
