@@ -447,13 +447,14 @@ static void inspect_reports_as_text_and_json(void **state)
 static int make_fixture(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof *fixture);
+    assert_non_null(fixture);
+    *state = fixture; /* at once: it is taken down even if what follows fails */
     fixture->directory = test_make_directory("cli");
     fixture->model = test_path(fixture->directory, "model");
     struct outcome made =
         RUN(fixture, "", "synth", "--preset", "tiny", "--seed", "1", "-o", fixture->model);
     check_exit(&made, 0);
     outcome_free(&made);
-    *state = fixture;
     return 0;
 }
 
