@@ -49,35 +49,35 @@ static bool parse_number(const char *text, double low, double high, double *out)
     return *end == 0 && *out >= low && *out <= high; /* NaN fails both */
 }
 
+static bool parse_int(const char *text, double low, double high, int32_t *out)
+{
+    double number;
+    if (!parse_number(text, low, high, &number)) return false;
+    *out = (int32_t)number;
+    return true;
+}
+
+static bool parse_count(const char *text, double low, double high, uint64_t *out)
+{
+    double number;
+    if (!parse_number(text, low, high, &number)) return false;
+    *out = (uint64_t)number;
+    return true;
+}
+
 static bool parse_option(int option, const char *text, struct bench_options *options)
 {
-    double number = 0;
     bool good = true;
     switch (option) {
     case 'f': options->file = text; break;
     case 'c': options->commit = text; break;
     case 'p': options->unpacked = false; break;
     case 'u': options->unpacked = true; break;
-    case 'b':
-        good = parse_number(text, 4096, 512 << 20, &number);
-        if (good) options->bytes = (uint64_t)number;
-        break;
-    case 'd':
-        good = parse_number(text, 1, 64, &number);
-        if (good) options->depth = (int32_t)number;
-        break;
-    case 'r':
-        good = parse_number(text, 1, BENCH_SAMPLES_MAX, &number);
-        if (good) options->rounds = (int32_t)number;
-        break;
-    case 't':
-        good = parse_number(text, 1, 1024, &number);
-        if (good) options->threads = (int32_t)number;
-        break;
-    case 'S':
-        good = parse_number(text, 0, 1e15, &number);
-        if (good) options->seed = (uint64_t)number;
-        break;
+    case 'b': good = parse_count(text, 4096, 512 << 20, &options->bytes); break;
+    case 'd': good = parse_int(text, 1, 64, &options->depth); break;
+    case 'r': good = parse_int(text, 1, BENCH_SAMPLES_MAX, &options->rounds); break;
+    case 't': good = parse_int(text, 1, 1024, &options->threads); break;
+    case 'S': good = parse_count(text, 0, 1e15, &options->seed); break;
     case 's': good = parse_number(text, 0.01, 600, &options->seconds); break;
     default: return false; /* getopt has said why */
     }
