@@ -29,9 +29,9 @@ static int32_t random_below(uint64_t *state, int32_t bound)
     return (int32_t)(*state % (uint64_t)bound);
 }
 
-static bool fail(const char *path, const char *reason)
+static bool fail(const char *reason)
 {
-    fprintf(stderr, "sluice-bench: %s: %s\n", path, reason);
+    fprintf(stderr, "sluice-bench: %s\n", reason);
     return false;
 }
 
@@ -43,12 +43,11 @@ static bool make_source(struct disk_bench *bench)
     uint64_t part_bytes = options->bytes / (uint64_t)parts;
     uint64_t stride = options->bytes + (options->unpacked ? (uint64_t)parts * PART_GAP_BYTES : 0);
     uint64_t experts = bench->file.bytes / stride;
-    if (options->bytes % SL_PAGE_BYTES != 0)
-        return fail(bench->file.path, "--bytes is not a multiple of 4096");
+    if (options->bytes % SL_PAGE_BYTES != 0) return fail("--bytes is not a multiple of 4096");
     if (experts < 4 * (uint64_t)options->depth || experts > INT32_MAX / EXPERT_SEGMENTS_MAX)
-        return fail(bench->file.path, "the file must hold at least four times --depth experts");
+        return fail("the file must hold at least four times --depth experts");
     bench->segments = calloc((size_t)(experts * (uint64_t)parts), sizeof *bench->segments);
-    if (!bench->segments) return fail(bench->file.path, "out of memory");
+    if (!bench->segments) return fail("out of memory");
     for (uint64_t i = 0; i < experts * (uint64_t)parts; i++) {
         uint64_t expert = i / (uint64_t)parts, part = i % (uint64_t)parts;
         bench->segments[i] = (struct expert_segment){
@@ -74,9 +73,9 @@ static bool open_bench(struct disk_bench *bench, const struct bench_options *opt
     struct sl_error error;
     *bench = (struct disk_bench){
         .options = options, .file.fd = -1, .random = options->seed * 2654435761u + 1};
-    if (!options->file) return fail("disk", "--file names the file to read");
+    if (!options->file) return fail("--file names the file to read");
     if (io_file_open(options->file, true, &bench->file, &error) != SL_OK)
-        return fail(options->file, error.message);
+        return fail(error.message);
     if (!make_source(bench)) return false;
     struct expert_store_options store = {
         .source = &bench->source,
@@ -85,8 +84,7 @@ static bool open_bench(struct disk_bench *bench, const struct bench_options *opt
         .slots_min = options->depth,
         .depth = options->depth,
     };
-    if (expert_store_create(&store, &bench->store, &error) != SL_OK)
-        return fail(options->file, error.message);
+    if (expert_store_create(&store, &bench->store, &error) != SL_OK) return fail(error.message);
     fprintf(stderr, "%s\n", expert_store_describe_io(bench->store));
     return true;
 }
@@ -137,7 +135,7 @@ static double measure(struct disk_bench *bench)
         }
     } while (alive && (double)(end_ns - start_ns) < bench->options->seconds * 1e9);
     expert_store_release(bench->store, bench->views, depth);
-    if (!alive) fail(bench->options->file, expert_store_last_failure(bench->store));
+    if (!alive) fail(expert_store_last_failure(bench->store));
     return alive ? (double)(done * bench->options->bytes) / (double)(end_ns - start_ns) : -1;
 }
 
