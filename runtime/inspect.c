@@ -4,6 +4,7 @@
 #include "runtime/model_files.h"
 #include "runtime/pack.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define INSPECT_READ_DEPTH 8 /* whole experts in flight, as in the engine */
@@ -107,7 +108,13 @@ static enum sl_status plan(struct inspection *inspection, const struct sl_engine
     inspection->slots =
         slots < (uint64_t)budget->experts_total ? (int32_t)slots : budget->experts_total;
     inspection->fits = budget->fits && inspection->slots >= budget->slots_min;
-    SL_ASSERT(inspection->slots >= 0);
+    if (inspection->slots < budget->slots_min)
+        snprintf(inspection->advice, sizeof inspection->advice,
+                 "give --ram %" PRIu64 " or more: one token needs %" PRId32 " experts at a time",
+                 inspection->ram_min_bytes, budget->slots_min);
+    else
+        snprintf(inspection->advice, sizeof inspection->advice, "%s", budget->advice);
+    SL_ASSERT(inspection->fits == (inspection->advice[0] == '\0'));
     return SL_OK;
 }
 

@@ -36,6 +36,7 @@ struct inspection {
     uint64_t ram_min_bytes; /* least bound for experts that runs a token */
     int32_t slots;          /* experts in RAM under the bound */
     bool fits;
+    char advice[SL_ERROR_MESSAGE_BYTES_MAX]; /* what to change when it does not; else "" */
 };
 
 /* The report as aligned text or as JSON, in heap memory; NULL when memory ran out. */

@@ -112,7 +112,9 @@ static void print_places(FILE *out, const struct inspection *inspection)
         if (inspection->sums[part].tensors)
             print_row(out, part_texts[part].name, inspection->sums[part].bytes,
                       "mapped, in the page cache");
-    print_row(out, part_texts[INSPECT_ROUTED].name, budget->expert_disk_bytes,
+    print_row(out, part_texts[INSPECT_ROUTED].name,
+              inspection->packed_path ? budget->expert_disk_bytes
+                                      : inspection->sums[INSPECT_ROUTED].bytes,
               inspection->packed_path ? "disk, packed" : "disk, as published");
     snprintf(where, sizeof where, "RAM, %" PRId32 " of %" PRId32 " experts", inspection->slots,
              budget->experts_total);
@@ -133,14 +135,8 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     print_row(out, "all of it", total_bytes(inspection), "mapped and RAM together");
     print_row(out, "bound for experts", budget->expert_ram_bytes, "--ram");
     print_row(out, "least for experts", inspection->ram_min_bytes, "the smallest --ram that runs");
-    print_row(out, "free on this machine", budget->available_bytes, "");
-    if (inspection->fits)
-        fprintf(out, "fits        yes\n");
-    else if (inspection->slots < budget->slots_min)
-        fprintf(out, "fits        no: give --ram %" PRIu64 " or more (%s)\n",
-                inspection->ram_min_bytes, size_text(inspection->ram_min_bytes).text);
-    else
-        fprintf(out, "fits        no: %s\n", budget->advice);
+    print_row(out, "free on this machine", budget->available_bytes, "now");
+    fprintf(out, "fits        %s%s\n", inspection->fits ? "yes" : "no: ", inspection->advice);
 }
 
 char *inspect_text(const struct inspection *inspection)
@@ -223,7 +219,7 @@ char *inspect_json(const struct inspection *inspection)
         json_pack("{s:s, s:s?, s:o, s:o, s:o, s:o, s:s}", "directory", inspection->directory,
                   "experts_file", inspection->packed_path, "model", model_json(inspection),
                   "slot_bytes", json_bytes(inspection->slot_bytes), "parts", parts_json(inspection),
-                  "memory", memory_json(inspection), "advice", inspection->budget.advice);
+                  "memory", memory_json(inspection), "advice", inspection->advice);
     char *text = report ? json_dumps(report, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     json_decref(report);
     return text;

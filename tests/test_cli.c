@@ -330,8 +330,10 @@ static void the_same_seed_gives_the_same_answer(void **state)
     assert_true(json_equal(json_object_get(a, "ids"), json_object_get(b, "ids")));
     assert_true(json_equal(json_object_get(a, "text"), json_object_get(b, "text")));
     assert_false(json_equal(json_object_get(a, "ids"), json_object_get(c, "ids")));
-    assert_int_equal(json_array_size(json_object_get(a, "ids")), 12);
-    assert_string_equal(json_string_value(json_object_get(a, "finish_reason")), "length");
+    /* A random model may end its turn at any token. */
+    size_t count = json_array_size(json_object_get(a, "ids"));
+    assert_string_equal(json_string_value(json_object_get(a, "finish_reason")),
+                        count == 12 ? "length" : "stop");
     json_decref(a), json_decref(b), json_decref(c);
     outcome_free(&first), outcome_free(&second), outcome_free(&other);
 }
@@ -390,7 +392,8 @@ static void a_pipe_named_as_output_is_written_not_replaced(void **state)
     check_output(RUN(f, "", "debug", "route", "-m", f->model, "--ids", "5", "-o", path), "", 0);
     char line[64] = "";
     assert_true(read(fd, line, sizeof line - 1) > 0);
-    assert_int_equal(strncmp(line, "{\"layer\":0,\"token\":0,\"experts\":[", 33), 0);
+    const char *start = "{\"layer\":0,\"token\":0,\"experts\":[";
+    assert_int_equal(strncmp(line, start, strlen(start)), 0);
     struct stat status;
     assert_int_equal(stat(path, &status), 0);
     assert_true(S_ISFIFO(status.st_mode));
@@ -444,13 +447,14 @@ static void inspect_reports_as_text_and_json(void **state)
 static int make_fixture(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof *fixture);
+    assert_non_null(fixture);
+    *state = fixture; /* at once: it is taken down even if what follows fails */
     fixture->directory = test_make_directory("cli");
     fixture->model = test_path(fixture->directory, "model");
     struct outcome made =
         RUN(fixture, "", "synth", "--preset", "tiny", "--seed", "1", "-o", fixture->model);
     check_exit(&made, 0);
     outcome_free(&made);
-    *state = fixture;
     return 0;
 }
 

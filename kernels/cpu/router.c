@@ -50,6 +50,7 @@ static void route_token(const void *context, int32_t t)
     for (int32_t e = 0; e < args->experts; e++)
         activations[e] = activate(logits[e]);
     if (args->token_experts) {
+        SL_ASSERT(args->ids[t] >= 0);
         const int64_t *row = args->token_experts + (size_t)args->ids[t] * (size_t)args->top;
         for (int32_t k = 0; k < args->top; k++) {
             SL_ASSERT(row[k] >= 0 && row[k] < args->experts);

@@ -1,7 +1,8 @@
 /* Products of a few weight rows with a few tokens: the core of linear and expert_ffn.
  *
  * A row is decoded in pieces of 128 columns and each piece is used for all tokens. Every sum is
- * built piece by piece in column order, so it depends on its row and token alone. */
+ * built piece by piece in column order, so it depends on its row and token alone. fp8 pieces are
+ * multiplied by their scale as sums, fp4 values as they are decoded; both are exact. */
 #ifndef SLUICE_KERNELS_CPU_ROW_PANEL_H
 #define SLUICE_KERNELS_CPU_ROW_PANEL_H
 

@@ -8,7 +8,8 @@
 #include "kernels/cpu/worker_pool.h"
 #include "kernels/ops.h"
 
-/* Room for quantised inputs and pooled rows: one row of the widest matrix, or 256 of 4096. */
+/* Room for quantised inputs and pooled rows, e.g. 256 tokens of 4096; also the widest input an op
+ * can quantise. */
 #define STREAM_SCRATCH_FLOATS (1 << 20)
 
 struct stream {

@@ -20,7 +20,8 @@ from safetensors_file import read_safetensors, to_bf16, write_safetensors
 MODELS = ("tiny-a", "tiny-b")
 TOTAL_BYTES_MAX = 22_500_000
 
-# Rows kept besides the fixed ones, evenly spaced: of f32 logits, of exact logits, of the long trace.
+# Evenly spaced rows, kept besides the fixed ones, of the f32 logits, the exact logits and the long
+# trace.
 EVEN_ROWS_F32 = 16
 EVEN_ROWS_EXACT = 24
 EVEN_ROWS_TRACE = 16
