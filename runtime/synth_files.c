@@ -1,5 +1,6 @@
 /* Temporary names, ownership of the directory, and undoing; see the header. */
 #include "runtime/synth_files.h"
+#include "offload/file_range.h"
 #include "runtime/text_file.h"
 
 #include <dirent.h>
@@ -194,21 +195,17 @@ enum sl_status synth_files_create(struct synth_files *files, const char *name, i
                                 join(files->directory, name, PART_SUFFIX), false};
     files->count++;
     if (!file->path || !file->temporary) return no_memory(error);
+    files->written_bytes = 0;
     *fd = open(file->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     return *fd < 0 ? write_failed(files, errno, error) : SL_OK;
 }
 
-enum sl_status synth_files_write(const struct synth_files *files, int fd, const void *data,
-                                 size_t bytes, struct sl_error *error)
+enum sl_status synth_files_write(struct synth_files *files, int fd, const void *data, size_t bytes,
+                                 struct sl_error *error)
 {
-    const char *source = data;
-    while (bytes > 0) {
-        ssize_t written = write(fd, source, bytes);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) return write_failed(files, written < 0 ? errno : ENOSPC, error);
-        source += written;
-        bytes -= (size_t)written;
-    }
+    int failure = file_range_write(fd, data, bytes, files->written_bytes);
+    if (failure != 0) return write_failed(files, -failure, error);
+    files->written_bytes += bytes;
     return SL_OK;
 }
 
