@@ -84,8 +84,8 @@ void expert_store_destroy(struct expert_store *store); /* NULL is fine; no pins 
 /* Pins `count` distinct experts and starts reading the missing ones; returns at once. Fails with
  * SL_ERR_BUSY, pinning nothing, when fewer than `count` slots could be had: keep the sum of pins at
  * or below stats.slots. It waits in one case alone, when hinted reads under way hold the slots that
- * are needed. Views come back READY or PENDING (another view may wait for the same
- * expert), or FAILED where the read could not even start. */
+ * are needed. Views come back READY or PENDING (another view may wait for the same expert), or
+ * FAILED where the read could not even start. */
 SL_MUST_USE enum sl_status expert_store_acquire(struct expert_store *store,
                                                 const struct expert_ref *refs, int32_t count,
                                                 struct expert_view *views);
