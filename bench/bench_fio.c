@@ -39,7 +39,7 @@ static bool run(char *const *arguments, char *report, size_t bytes)
 double bench_fio_rate(const struct bench_options *options)
 {
     char file[4200], bs[64], depth[32], runtime[32];
-    static char report[REPORT_BYTES_MAX];
+    char report[REPORT_BYTES_MAX];
     snprintf(file, sizeof file, "--filename=%s", options->file);
     snprintf(bs, sizeof bs, "--bs=%llu", (unsigned long long)options->bytes);
     snprintf(depth, sizeof depth, "--iodepth=%d", (int)options->depth);
