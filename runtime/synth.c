@@ -232,9 +232,9 @@ static enum sl_status write_config(struct synth_run *run)
 static enum sl_status write_all(struct synth_run *run)
 {
     size_t next = 0;
-    char *tokenizer = synth_tokenizer_text();
+    char *tokenizer = synth_tokenizer_text(run->plan.config.vocab);
     const struct model_config *c = &run->plan.config;
-    SL_ASSERT(c->vocab >= SYNTH_TOKENIZER_IDS_MAX);
+    SL_ASSERT(c->vocab >= SYNTH_TOKENIZER_VOCAB_MIN);
     enum sl_status status = write_text(run, "tokenizer.json", tokenizer);
     free(tokenizer);
     for (int32_t shard = 0; status == SL_OK && shard < run->plan.shard_count; shard++)

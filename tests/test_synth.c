@@ -224,21 +224,20 @@ static void rows_of_the_hash_table_name_distinct_experts(void **state)
     discard(directory);
 }
 
-static void the_tokenizer_has_all_bytes_and_merges_that_build(void **state)
+static void tokenizer_is_whole(int vocab_size)
 {
-    char *text = synth_tokenizer_text();
+    char *text = synth_tokenizer_text(vocab_size);
     json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     json_t *vocab = json_object_get(json_object_get(root, "model"), "vocab");
     json_t *merges = json_object_get(json_object_get(root, "model"), "merges");
-    bool used[SYNTH_TOKENIZER_IDS_MAX] = {false};
+    bool *used = calloc((size_t)vocab_size, sizeof *used);
     const char *key;
     json_t *value;
     size_t i;
-    (void)state;
-    assert_non_null(root);
+    assert_true(root && used);
     json_object_foreach(vocab, key, value)
     {
-        assert_in_range(json_integer_value(value), 0, SYNTH_TOKENIZER_IDS_MAX - 1);
+        assert_in_range(json_integer_value(value), 0, vocab_size - 1);
         assert_false(used[json_integer_value(value)]);
         used[json_integer_value(value)] = true;
     }
@@ -256,12 +255,59 @@ static void the_tokenizer_has_all_bytes_and_merges_that_build(void **state)
     json_array_foreach(json_object_get(root, "added_tokens"), i, value)
     {
         json_int_t id = json_integer_value(json_object_get(value, "id"));
-        assert_in_range(id, 0, SYNTH_TOKENIZER_IDS_MAX - 1);
+        assert_in_range(id, 0, vocab_size - 1);
         assert_true(used[id] == (i < 3));
         used[id] = true;
     }
+    for (int id = 0; id < vocab_size; id++)
+        assert_true(used[id]);
+    free(used);
     json_decref(root);
     free(text);
+}
+
+static void the_tokenizer_fills_the_vocabulary_and_its_merges_build(void **state)
+{
+    (void)state;
+    tokenizer_is_whole(SYNTH_TOKENIZER_VOCAB_MIN);
+    tokenizer_is_whole(4096);
+    tokenizer_is_whole(129280);
+}
+
+static void the_tokenizer_opens_and_gives_text_back(void **state)
+{
+    static const char prompt[] = "<\xef\xbd\x9cUser\xef\xbd\x9c>the caf\xc3\xa9, 1234 \n<think>";
+    char *directory = test_make_directory("tokenizer");
+    char *path = test_path(directory, "tokenizer.json");
+    char *text = synth_tokenizer_text(SYNTH_TOKENIZER_VOCAB_MIN);
+    sl_tokenizer *tokenizer = NULL;
+    struct sl_error error = {0};
+    int32_t *ids = NULL;
+    size_t count = 0;
+    char decoded[sizeof prompt] = "";
+    size_t used = 0;
+    (void)state;
+    test_write_file(path, text, strlen(text));
+    if (sl_tokenizer_open(path, &tokenizer, &error) != SL_OK) fail_msg("%s", error.message);
+    assert_int_equal(sl_tokenizer_vocab(tokenizer), SYNTH_TOKENIZER_VOCAB_MIN);
+    assert_int_equal(
+        sl_tokenizer_encode(tokenizer, prompt, sizeof prompt - 1, &ids, &count, &error), SL_OK);
+    assert_int_equal(ids[0], sl_tokenizer_added_id(tokenizer, "<\xef\xbd\x9cUser\xef\xbd\x9c>"));
+    assert_true(count < 24);
+    for (size_t i = 0; i < count; i++) {
+        size_t bytes = 0;
+        const char *part = sl_tokenizer_bytes(tokenizer, ids[i], &bytes);
+        assert_true(part && used + bytes < sizeof decoded);
+        memcpy(decoded + used, part, bytes);
+        used += bytes;
+    }
+    assert_int_equal(used, sizeof prompt - 1);
+    assert_memory_equal(decoded, prompt, used);
+    free(ids);
+    sl_tokenizer_close(tokenizer);
+    free(text);
+    free(path);
+    discard(directory);
 }
 
 /* ---- the directory ------------------------------------------------------------------------ */
@@ -386,7 +432,8 @@ int main(void)
         cmocka_unit_test(values_have_the_mean_and_deviation_planned),
         cmocka_unit_test(values_do_not_depend_on_the_cut),
         cmocka_unit_test(rows_of_the_hash_table_name_distinct_experts),
-        cmocka_unit_test(the_tokenizer_has_all_bytes_and_merges_that_build),
+        cmocka_unit_test(the_tokenizer_fills_the_vocabulary_and_its_merges_build),
+        cmocka_unit_test(the_tokenizer_opens_and_gives_text_back),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(other_peoples_files_are_left_alone),
         cmocka_unit_test(a_checkpoint_of_ours_is_replaced),
