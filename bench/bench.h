@@ -10,6 +10,7 @@
 
 struct bench_options {
     const char *file;   /* --file, or NULL */
+    const char *model;  /* --model: a checkpoint's directory, or NULL */
     uint64_t bytes;     /* --bytes: of one expert */
     int32_t depth;      /* --depth: experts read at once */
     bool unpacked;      /* --unpacked: six parts at odd offsets, through staging */
@@ -41,8 +42,13 @@ void bench_print(const struct bench_options *options, const struct bench_line *l
  * O_DIRECT, registered memory and files, in GB/s; 0 when fio is absent or fails. */
 double bench_fio_rate(const struct bench_options *options);
 
+/* Rate at which `threads` threads together read 1 GiB of memory once, in GB/s; 0 when memory or
+ * threads are refused. The first call takes that memory and keeps it. */
+double bench_memory_rate(int32_t threads);
+
 /* The benchmarks; each returns the exit status. */
 int bench_disk(const struct bench_options *options);
 int bench_ceilings(const struct bench_options *options);
+int bench_generate(const struct bench_options *options);
 
 #endif

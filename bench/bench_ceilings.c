@@ -28,9 +28,18 @@ static void *read_part(void *argument)
     return NULL;
 }
 
-/* One pass of `threads` over the memory. Returns GB/s, or 0 when threads are refused. */
-static double read_memory(const uint8_t *memory, int32_t threads)
+/* The memory that is read, filled with ones; made once and kept until the program ends. */
+static const uint8_t *filled_memory(void)
 {
+    static uint8_t *memory;
+    if (!memory && (memory = arena_map(MEMORY_BYTES))) memset(memory, 1, MEMORY_BYTES);
+    return memory;
+}
+
+double bench_memory_rate(int32_t threads)
+{
+    const uint8_t *memory = filled_memory();
+    if (!memory || threads < 1 || threads > THREADS_MAX) return 0;
     pthread_t ids[THREADS_MAX];
     struct part parts[THREADS_MAX];
     size_t shares = (size_t)threads;
@@ -52,13 +61,12 @@ static double read_memory(const uint8_t *memory, int32_t threads)
     return started == threads ? (double)(words * 8 * shares) / elapsed_ns : 0;
 }
 
-static void measure_memory(const struct bench_options *options, const uint8_t *memory,
-                           int32_t threads)
+static void measure_memory(const struct bench_options *options, int32_t threads)
 {
     double rates[BENCH_SAMPLES_MAX];
     char name[64];
     for (int32_t round = 0; round < options->rounds; round++)
-        rates[round] = read_memory(memory, threads);
+        rates[round] = bench_memory_rate(threads);
     snprintf(name, sizeof name, "memory read, %d thread%s", (int)threads, threads == 1 ? "" : "s");
     bench_print(options, &(struct bench_line){.bench = "ceilings",
                                               .name = name,
@@ -70,15 +78,12 @@ static void measure_memory(const struct bench_options *options, const uint8_t *m
 int bench_ceilings(const struct bench_options *options)
 {
     int32_t threads = min_i32(options->threads, THREADS_MAX);
-    uint8_t *memory = arena_map(MEMORY_BYTES);
-    if (!memory) {
+    if (!filled_memory()) {
         fprintf(stderr, "sluice-bench: no memory for a buffer of 1 GiB\n");
         return 1;
     }
-    memset(memory, 1, MEMORY_BYTES);
-    measure_memory(options, memory, 1);
-    if (threads > 1) measure_memory(options, memory, threads);
-    arena_unmap(memory, MEMORY_BYTES);
+    measure_memory(options, 1);
+    if (threads > 1) measure_memory(options, threads);
     if (options->file) {
         double rates[BENCH_SAMPLES_MAX];
         char name[96];
