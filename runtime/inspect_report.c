@@ -116,11 +116,12 @@ static void print_places(FILE *out, const struct inspection *inspection)
               inspection->packed_path ? budget->expert_disk_bytes
                                       : inspection->sums[INSPECT_ROUTED].bytes,
               inspection->packed_path ? "disk, packed" : "disk, as published");
-    snprintf(where, sizeof where, "RAM, %" PRId32 " of %" PRId32 " experts", inspection->slots,
-             budget->experts_total);
-    print_row(out, "  of them", (uint64_t)inspection->slots * inspection->slot_bytes, where);
-    if (inspection->staging_bytes)
-        print_row(out, "  on their way", inspection->staging_bytes, "RAM, pack to do without");
+    snprintf(where, sizeof where, "RAM, %" PRId32 " of %" PRId32 " experts",
+             inspection->budget.slots, budget->experts_total);
+    print_row(out, "  of them", (uint64_t)inspection->budget.slots * inspection->slot_bytes, where);
+    if (inspection->budget.staging_bytes)
+        print_row(out, "  on their way", inspection->budget.staging_bytes,
+                  "RAM, pack to do without");
     snprintf(where, sizeof where, "RAM, a session of %" PRId32 " tokens", budget->context_tokens);
     print_row(out, "KV cache", budget->session_bytes, where);
     snprintf(where, sizeof where, "RAM, chunks of %" PRId32 " tokens", budget->chunk_tokens);
@@ -134,9 +135,11 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     fprintf(out, "\nmemory\n");
     print_row(out, "all of it", total_bytes(inspection), "mapped and RAM together");
     print_row(out, "bound for experts", budget->expert_ram_bytes, "--ram");
-    print_row(out, "least for experts", inspection->ram_min_bytes, "the smallest --ram that runs");
+    print_row(out, "least for experts", inspection->budget.expert_ram_min_bytes,
+              "the smallest --ram that runs");
     print_row(out, "free on this machine", budget->available_bytes, "now");
-    fprintf(out, "fits        %s%s\n", inspection->fits ? "yes" : "no: ", inspection->advice);
+    fprintf(out, "fits        %s%s\n",
+            inspection->budget.fits ? "yes" : "no: ", inspection->budget.advice);
 }
 
 char *inspect_text(const struct inspection *inspection)
@@ -207,10 +210,11 @@ static json_t *memory_json(const struct inspection *inspection)
         json_bytes(b->dense_bytes), "session_bytes", json_bytes(b->session_bytes),
         "workspace_bytes", json_bytes(b->workspace_bytes), "expert_ram_bytes",
         json_bytes(b->expert_ram_bytes), "expert_disk_bytes", json_bytes(b->expert_disk_bytes),
-        "staging_bytes", json_bytes(inspection->staging_bytes), "ram_min_bytes",
-        json_bytes(inspection->ram_min_bytes), "total_bytes", json_bytes(total_bytes(inspection)),
-        "available_bytes", json_bytes(b->available_bytes), "slots", inspection->slots, "slots_min",
-        b->slots_min, "experts", b->experts_total, "fits", inspection->fits);
+        "staging_bytes", json_bytes(inspection->budget.staging_bytes), "ram_min_bytes",
+        json_bytes(inspection->budget.expert_ram_min_bytes), "total_bytes",
+        json_bytes(total_bytes(inspection)), "available_bytes", json_bytes(b->available_bytes),
+        "slots", inspection->budget.slots, "slots_min", b->slots_min, "experts", b->experts_total,
+        "fits", inspection->budget.fits);
 }
 
 char *inspect_json(const struct inspection *inspection)
@@ -219,7 +223,7 @@ char *inspect_json(const struct inspection *inspection)
         json_pack("{s:s, s:s?, s:o, s:o, s:o, s:o, s:s}", "directory", inspection->directory,
                   "experts_file", inspection->packed_path, "model", model_json(inspection),
                   "slot_bytes", json_bytes(inspection->slot_bytes), "parts", parts_json(inspection),
-                  "memory", memory_json(inspection), "advice", inspection->advice);
+                  "memory", memory_json(inspection), "advice", inspection->budget.advice);
     char *text = report ? json_dumps(report, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     json_decref(report);
     return text;
