@@ -158,8 +158,8 @@ static enum sl_status check_space(const struct synth_files *files, uint64_t byte
     uint64_t available = (uint64_t)system.f_bavail * system.f_frsize;
     if (available >= bytes) return SL_OK;
     return sl_error_set(error, SL_ERR_IO, ENOSPC,
-                        "%s: expected %.2f GB of free space for the checkpoint, found %.2f GB",
-                        files->directory, (double)bytes / 1e9, (double)available / 1e9);
+                        "%s: expected %.1f MB of free space for the checkpoint, found %.1f MB",
+                        files->directory, (double)bytes / 1e6, (double)available / 1e6);
 }
 
 static void remove_marker(const struct synth_files *files)
