@@ -110,6 +110,19 @@ static bool remove_our_entry(int fd, const char *name)
 
 /* ---- begin -------------------------------------------------------------------------------- */
 
+static enum sl_status place_marker(struct synth_files *files, struct sl_error *error)
+{
+    char *marker = join(files->directory, MARKER_NAME, "");
+    if (!marker) return no_memory(error);
+    int fd = open(marker, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    int os_errno = errno;
+    free(marker);
+    if (fd < 0) return write_failed(files, os_errno, error);
+    close(fd);
+    files->placed_marker = true;
+    return SL_OK;
+}
+
 static enum sl_status take_directory(struct synth_files *files, struct sl_error *error)
 {
     bool empty = true, removed = true;
@@ -120,12 +133,14 @@ static enum sl_status take_directory(struct synth_files *files, struct sl_error 
                             files->directory, strerror(errno));
     }
     SL_TRY(each_entry(files->directory, refuse_entry, &empty, error));
-    if (empty) return SL_OK;
-    if (!is_marked(files->directory))
+    if (!empty && !is_marked(files->directory))
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
                             "%s: expected an empty directory or a synthetic checkpoint, found "
                             "other files: choose another directory",
                             files->directory);
+    /* Before anything goes: a run killed from here on leaves a directory that is known as ours. */
+    SL_TRY(place_marker(files, error));
+    if (empty) return SL_OK;
     /* The configuration goes first: from then on nothing opens. */
     char *config = join(files->directory, CONFIG_NAME, "");
     if (!config) return no_memory(error);
@@ -143,20 +158,8 @@ static enum sl_status check_space(const struct synth_files *files, uint64_t byte
     uint64_t available = (uint64_t)system.f_bavail * system.f_frsize;
     if (available >= bytes) return SL_OK;
     return sl_error_set(error, SL_ERR_IO, ENOSPC,
-                        "%s: expected %.2f GB of free space for the checkpoint, found %.2f GB",
-                        files->directory, (double)bytes / 1e9, (double)available / 1e9);
-}
-
-static enum sl_status place_marker(const struct synth_files *files, struct sl_error *error)
-{
-    char *marker = join(files->directory, MARKER_NAME, "");
-    if (!marker) return no_memory(error);
-    int fd = open(marker, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    int os_errno = errno;
-    free(marker);
-    if (fd < 0) return write_failed(files, os_errno, error);
-    close(fd);
-    return SL_OK;
+                        "%s: expected %.1f MB of free space for the checkpoint, found %.1f MB",
+                        files->directory, (double)bytes / 1e6, (double)available / 1e6);
 }
 
 static void remove_marker(const struct synth_files *files)
@@ -175,7 +178,6 @@ enum sl_status synth_files_begin(struct synth_files *files, const char *director
     if (!files->directory) return no_memory(error);
     enum sl_status status = take_directory(files, error);
     if (status == SL_OK) status = check_space(files, bytes, error);
-    if (status == SL_OK) status = place_marker(files, error);
     if (status != SL_OK) synth_files_deinit(files, false);
     return status;
 }
@@ -239,11 +241,8 @@ void synth_files_deinit(struct synth_files *files, bool keep)
         free(file->path);
         free(file->temporary);
     }
-    if (files->count || keep) remove_marker(files);
-    if (!keep && files->made_directory) {
-        remove_marker(files);
-        (void)rmdir(files->directory);
-    }
+    if (files->placed_marker) remove_marker(files);
+    if (!keep && files->made_directory) (void)rmdir(files->directory);
     free(files->files);
     free(files->directory);
     memset(files, 0, sizeof *files);

@@ -22,7 +22,7 @@ struct synth_files {
     struct synth_file *files;
     int32_t count;
     uint64_t written_bytes; /* to the file created last */
-    bool made_directory;
+    bool made_directory, placed_marker;
 };
 
 /* Takes the directory (made if absent) and removes an older checkpoint of ours from it. Refuses
