@@ -119,9 +119,9 @@ struct kv_store_args {
 };
 
 /* Folds groups of `ratio` tokens into compressed rows ("Compressors"). Keys and gates of tokens go
- * into `state` at position mod (2 * ratio if overlapping, else ratio), ape added to the gates; each
- * token that completes group i appends row i. Tokens have consecutive positions and every earlier
- * token of the groups concerned has been through this op with the same state.
+ * into `state` at position mod state_capacity, ape added to the gates; each token that completes
+ * group i appends row i. Tokens have consecutive positions and every earlier token of the groups
+ * concerned has been through this op with the same state.
  * ROW_KV and ROW_F32 without hadamard: an attention row. `hadamard`: an indexer key. */
 struct kv_compress_args {
     const float *keys;        /* [tokens, c * width], c = 2 if overlap else 1 */
@@ -129,11 +129,12 @@ struct kv_compress_args {
     const float *ape;         /* [ratio, c * width] */
     const uint16_t *norm;     /* [width] bf16 */
     const float *frequencies; /* [rotary / 2] */
-    float *state;             /* [c * ratio, 2, c * width]: keys and gates of a token */
+    float *state;             /* [state_capacity, 2, c * width]: keys and gates of a token */
     uint8_t *rows;            /* [rows_max, row bytes]; row i at i */
     struct row_format format; /* plain + rotary == width */
     int32_t tokens, position; /* of the first token */
     int32_t ratio, width, rows_max;
+    int32_t state_capacity; /* >= c * ratio */
     float epsilon;
     bool overlap, hadamard, round;
 };

@@ -74,6 +74,7 @@ struct model {
     uint64_t dense_bytes;         /* mapped or copied */
     uint64_t copied_bytes;        /* of these, copied for alignment */
     int32_t skipped_tensors;      /* mtp.* tensors of stages that this version does not run */
+    int32_t unknown_tensors;      /* other tensors that no part of the model asks for */
     struct model_files *files;    /* private: mappings, open files, names */
 };
 

@@ -10,13 +10,17 @@
 #define SAFETENSORS_RANK_MAX         8
 #define SAFETENSORS_HEADER_BYTES_MAX (256u << 20)
 
+/* In place of a dtype that we do not know: equal to none of the list, dtype_bytes is 0. */
+#define SAFETENSORS_DTYPE_OTHER ((enum dtype)0xff)
+
 struct safetensors_tensor {
     const char *name;
-    enum dtype dtype;
+    const char *dtype_name; /* as written in the file */
+    enum dtype dtype;       /* or SAFETENSORS_DTYPE_OTHER: such a tensor cannot be used */
     int32_t rank;
     int64_t shape[SAFETENSORS_RANK_MAX];
     uint64_t offset_bytes; /* of the data, from the start of the file */
-    uint64_t bytes;        /* == product of shape * element size */
+    uint64_t bytes;        /* == product of shape * element size, if the dtype is known */
 };
 
 struct safetensors;
@@ -29,6 +33,9 @@ SL_MUST_USE enum sl_status safetensors_parse(const char *header, size_t header_b
                                              uint64_t data_start, uint64_t data_bytes,
                                              const char *path, struct safetensors **out,
                                              struct sl_error *error);
+
+/* The published name of a dtype ("BF16"); static. */
+const char *safetensors_dtype_name(enum dtype dtype);
 
 /* Opens `path`, reads and parses its header; the file is closed again. */
 SL_MUST_USE enum sl_status safetensors_open(const char *path, struct safetensors **out,

@@ -107,7 +107,9 @@ SL_API SL_MUST_USE enum sl_status sl_engine_open(const struct sl_engine_options 
 SL_API void sl_engine_close(sl_engine *engine); /* after all of its sessions */
 
 struct sl_model_info {
-    int32_t vocab, hidden, layers, experts, experts_per_token, context_max;
+    int32_t vocab, hidden, layers, experts, experts_per_token;
+    int32_t context_max;    /* the model's */
+    int32_t context_tokens; /* of this engine's sessions */
     int32_t bos_id, eos_id;
     bool has_mtp;      /* loaded */
     bool drafter_0731; /* the later checkpoint: its effort profile applies */

@@ -1,0 +1,51 @@
+/* The table of CPU ops and the life of a CPU stream.
+ *
+ * A stream owns its threads and scratch; ops run on the calling thread and those threads and have
+ * finished when they return, so sync has nothing to wait for and no fault to report. */
+#include "kernels/cpu/stream.h"
+
+static enum sl_status cpu_stream_create(int32_t threads, struct stream **out)
+{
+    enum sl_status status = SL_ERR_NO_MEMORY;
+    *out = NULL;
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream) return SL_ERR_NO_MEMORY;
+    stream->scratch = aligned_alloc(64, STREAM_SCRATCH_FLOATS * sizeof(float));
+    if (!stream->scratch) goto fail;
+    status = worker_pool_create(threads, &stream->pool);
+    if (status != SL_OK) goto fail;
+    *out = stream;
+    return SL_OK;
+fail:
+    free(stream->scratch);
+    free(stream);
+    return status;
+}
+
+static void cpu_stream_destroy(struct stream *stream)
+{
+    if (!stream) return;
+    worker_pool_destroy(stream->pool);
+    free(stream->scratch);
+    free(stream);
+}
+
+static enum sl_status cpu_stream_sync(struct stream *stream)
+{
+    SL_ASSERT(stream != NULL);
+    return SL_OK;
+}
+
+const struct ops *ops_cpu(void)
+{
+    static const struct ops table = {
+        .name = "cpu",
+        .stream_create = cpu_stream_create,
+        .stream_destroy = cpu_stream_destroy,
+        .stream_sync = cpu_stream_sync,
+#define X(op) .op = cpu_##op,
+        SL_OPS(X)
+#undef X
+    };
+    return &table;
+}

@@ -1,0 +1,55 @@
+/* Detection of instruction sets, and the op table of each; see kernels/cpu_isa.h. */
+#include "kernels/cpu_isa.h"
+
+#include <string.h>
+
+static const char *const names[CPU_ISA_COUNT] = {"portable", "avx2", "avx512"};
+
+const char *cpu_isa_name(enum cpu_isa isa)
+{
+    SL_ASSERT(isa >= 0 && isa < CPU_ISA_COUNT);
+    return names[isa];
+}
+
+bool cpu_isa_parse(const char *name, enum cpu_isa *out)
+{
+    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
+        if (strcmp(name, names[isa]) != 0) continue;
+        *out = (enum cpu_isa)isa;
+        return true;
+    }
+    return false;
+}
+
+bool cpu_isa_supported(enum cpu_isa isa)
+{
+#if defined(__x86_64__)
+    switch (isa) {
+    case CPU_ISA_PORTABLE: return true;
+    case CPU_ISA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case CPU_ISA_AVX512:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+               __builtin_cpu_supports("avx512bf16");
+    case CPU_ISA_COUNT: break;
+    }
+    return false;
+#else
+    return isa == CPU_ISA_PORTABLE;
+#endif
+}
+
+enum cpu_isa cpu_isa_best(void)
+{
+    enum cpu_isa best = CPU_ISA_PORTABLE;
+    for (int isa = 0; isa < CPU_ISA_COUNT; isa++)
+        if (cpu_isa_supported((enum cpu_isa)isa)) best = (enum cpu_isa)isa;
+    return best;
+}
+
+const struct ops *ops_cpu_isa(enum cpu_isa isa)
+{
+    SL_ASSERT(cpu_isa_supported(isa));
+    return ops_cpu();
+}

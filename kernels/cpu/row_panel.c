@@ -1,0 +1,60 @@
+/* Products of a few weight rows with a few tokens; see the header. Memory is the caller's, any
+ * number of threads may call at once, nothing can fail. */
+#include "kernels/cpu/row_panel.h"
+
+#include "kernels/cpu/dot.h"
+#include "kernels/cpu/row_codec.h"
+
+/* Columns decoded at a time: the block that shares an fp8 scale. */
+#define PIECE LOWP_FP8_BLOCK
+
+/* Decodes `length` columns from `column` on; returns the factor still missing. */
+static float decode_piece(const struct weight_rows *weight, int32_t row, int32_t column,
+                          int32_t length, float *out)
+{
+    size_t columns = (size_t)weight->columns;
+    size_t first = (size_t)row * columns + (size_t)column;
+    switch (weight->format) {
+    case WEIGHT_F32: memcpy(out, (const float *)weight->data + first, 4 * (size_t)length); break;
+    case WEIGHT_BF16: {
+        const uint16_t *codes = (const uint16_t *)weight->data + first;
+        for (int32_t i = 0; i < length; i++)
+            out[i] = bf16_decode(codes[i]);
+        break;
+    }
+    case WEIGHT_FP8: {
+        const uint8_t *codes = (const uint8_t *)weight->data + first;
+        size_t tiles = (columns + PIECE - 1) / PIECE;
+        for (int32_t i = 0; i < length; i++)
+            out[i] = code_table_e4m3[codes[i]];
+        return e8m0_decode(weight->scale[(size_t)(row / PIECE) * tiles + (size_t)(column / PIECE)]);
+    }
+    case WEIGHT_FP4: {
+        size_t blocks = (columns + LOWP_FP4_BLOCK - 1) / LOWP_FP4_BLOCK;
+        const uint8_t *scale =
+            weight->scale + (size_t)row * blocks + (size_t)(column / LOWP_FP4_BLOCK);
+        row_codec_decode_fp4((const uint8_t *)weight->data + first / 2, scale, length, out);
+        break;
+    }
+    }
+    return 1.0f;
+}
+
+void row_panel_multiply(const struct row_panel *panel, float sums[ROW_PANEL_ROWS][ROW_PANEL_TOKENS])
+{
+    _Alignas(64) float piece[ROW_PANEL_ROWS][PIECE];
+    float factor[ROW_PANEL_ROWS];
+    SL_DEBUG_ASSERT(panel->row_count <= ROW_PANEL_ROWS && panel->tokens <= ROW_PANEL_TOKENS);
+    for (int32_t r = 0; r < panel->row_count; r++)
+        memset(sums[r], 0, (size_t)panel->tokens * sizeof(float));
+    for (int32_t column = 0; column < panel->weight->columns; column += PIECE) {
+        int32_t length = min_i32(PIECE, panel->weight->columns - column);
+        for (int32_t r = 0; r < panel->row_count; r++)
+            factor[r] = decode_piece(panel->weight, panel->row + r, column, length, piece[r]);
+        for (int32_t t = 0; t < panel->tokens; t++) {
+            const float *x = panel->x + (size_t)t * panel->x_stride + column;
+            for (int32_t r = 0; r < panel->row_count; r++)
+                sums[r][t] += dot_f32(x, piece[r], length) * factor[r];
+        }
+    }
+}

@@ -1,0 +1,33 @@
+/* Which instruction set the CPU's production kernels use, chosen once when an engine opens.
+ *
+ * PORTABLE is the plain C twins. A variant overrides the ops it has a faster file for
+ * (`kernels/cpu/<op>_<isa>.c`) and takes the twins for the rest; every override is checked against
+ * its twin, within the limit stated beside it. */
+#ifndef SLUICE_KERNELS_CPU_ISA_H
+#define SLUICE_KERNELS_CPU_ISA_H
+
+#include "kernels/ops.h"
+
+enum cpu_isa {
+    CPU_ISA_PORTABLE,
+    CPU_ISA_AVX2,   /* AVX2, FMA, F16C */
+    CPU_ISA_AVX512, /* AVX-512 F, BW, DQ, VL, VBMI, VNNI and BF16 */
+    CPU_ISA_COUNT,
+};
+
+/* "portable", "avx2", "avx512". */
+const char *cpu_isa_name(enum cpu_isa isa);
+
+/* True and `*out` set when `name` is one of these names. */
+bool cpu_isa_parse(const char *name, enum cpu_isa *out);
+
+/* Whether this processor, and the operating system's saving of registers, allow the variant. */
+bool cpu_isa_supported(enum cpu_isa isa);
+
+/* The best that is supported. */
+enum cpu_isa cpu_isa_best(void);
+
+/* The op table of a supported variant (assert); static storage. */
+const struct ops *ops_cpu_isa(enum cpu_isa isa);
+
+#endif

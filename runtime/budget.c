@@ -1,0 +1,134 @@
+/* Arithmetic of the memory plan, and what this machine has; see the header. */
+#include "runtime/budget.h"
+
+#include "offload/expert_fetch.h"
+#include "offload/expert_plan.h"
+#include "runtime/kv_cache.h"
+#include "runtime/workspace.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* Left alone when the plan takes what the machine can spare: the system, and the page cache that
+ * reading from disk needs. */
+#define BUDGET_RESERVE_BYTES (1ull << 30)
+
+/* Reads an unsigned number behind `key` in a text file; `fallback` when there is none. */
+static uint64_t read_number(const char *path, const char *key, uint64_t scale, uint64_t fallback)
+{
+    char line[256];
+    uint64_t value = fallback;
+    FILE *file = fopen(path, "re");
+    if (!file) return fallback;
+    while (fgets(line, sizeof line, file)) {
+        char *end;
+        if (strncmp(line, key, strlen(key)) != 0) continue;
+        unsigned long long number = strtoull(line + strlen(key), &end, 10);
+        if (end != line + strlen(key) && number <= UINT64_MAX / scale) value = number * scale;
+        break;
+    }
+    fclose(file);
+    return value;
+}
+
+/* Memory this process can still take: of the machine, or of its control group if that is less. */
+static uint64_t machine_available_bytes(void)
+{
+    uint64_t available = read_number("/proc/meminfo", "MemAvailable:", 1024, 0);
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "", 1, UINT64_MAX);
+    uint64_t used = read_number("/sys/fs/cgroup/memory.current", "", 1, 0);
+    uint64_t room = limit > used ? limit - used : 0;
+    return available < room ? available : room;
+}
+
+static enum sl_status choose_tokens(const struct budget_request *request, struct budget *out,
+                                    struct sl_error *error)
+{
+    const struct model_config *config = &request->model->config;
+    out->context_tokens = request->context_tokens;
+    if (out->context_tokens == 0)
+        out->context_tokens = min_i32(BUDGET_CONTEXT_DEFAULT, config->context_max);
+    if (out->context_tokens < 1 || out->context_tokens > config->context_max)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "a context of %d tokens: this model takes 1 to %d", out->context_tokens,
+                            config->context_max);
+    out->chunk_tokens = request->chunk_tokens ? request->chunk_tokens : BUDGET_CHUNK_DEFAULT;
+    if (out->chunk_tokens < 1 || out->chunk_tokens > BUDGET_CHUNK_MAX)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "a chunk of %d tokens: it must be 1 to %d",
+                            out->chunk_tokens, BUDGET_CHUNK_MAX);
+    out->chunk_tokens = min_i32(out->chunk_tokens, out->context_tokens);
+    return SL_OK;
+}
+
+/* The bound for experts: as asked, or what is left of the machine, never more than all of them. */
+static void choose_expert_ram(const struct budget_request *request, struct budget *out)
+{
+    uint64_t slot = request->source->slot_bytes;
+    uint64_t taken = out->dense_bytes + out->session_bytes + out->workspace_bytes;
+    uint64_t all = out->expert_disk_bytes + out->staging_bytes;
+    out->expert_ram_bytes = request->ram_bytes;
+    if (request->ram_bytes == 0) {
+        uint64_t kept = taken + BUDGET_RESERVE_BYTES;
+        uint64_t spare = out->available_bytes > kept ? out->available_bytes - kept : 0;
+        out->expert_ram_bytes = spare < all ? spare : all;
+        if (out->expert_ram_bytes < out->expert_ram_min_bytes)
+            out->expert_ram_bytes = out->expert_ram_min_bytes;
+    }
+    uint64_t slots = out->expert_ram_bytes > out->staging_bytes
+                         ? (out->expert_ram_bytes - out->staging_bytes) / slot
+                         : 0;
+    out->slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
+}
+
+static void judge(struct budget *out)
+{
+    uint64_t need = out->session_bytes + out->workspace_bytes + out->expert_ram_bytes;
+    out->fits = true;
+    if (out->slots < out->slots_min) {
+        out->fits = false;
+        snprintf(out->advice, sizeof out->advice,
+                 "give --ram %" PRIu64 " (%.1f MiB) or more: one token needs %" PRId32
+                 " experts at a time",
+                 out->expert_ram_min_bytes, (double)out->expert_ram_min_bytes / 1048576.0,
+                 out->slots_min);
+    } else if (out->available_bytes && need > out->available_bytes) {
+        out->fits = false;
+        snprintf(out->advice, sizeof out->advice,
+                 "%.1f GiB are asked for and %.1f GiB are free: lower --ram or --ctx",
+                 (double)need / 1073741824.0, (double)out->available_bytes / 1073741824.0);
+    }
+}
+
+enum sl_status budget_plan(const struct budget_request *request, struct budget *out,
+                           struct sl_error *error)
+{
+    const struct model *model = request->model;
+    const struct model_config *config = &model->config;
+    const struct expert_source *source = request->source;
+    *out = (struct budget){0};
+    SL_TRY(choose_tokens(request, out, error));
+    struct kv_cache_options kv = {.config = config,
+                                  .layers = config->layers + (model->mtp.present ? 1 : 0),
+                                  .context_tokens = out->context_tokens,
+                                  .slack_tokens = out->chunk_tokens,
+                                  .f32_rows = request->numerics == SL_NUMERICS_F32};
+    out->dense_bytes = model->dense_bytes;
+    out->session_bytes = kv_cache_bytes(&kv);
+    out->workspace_bytes = workspace_bytes(config, out->chunk_tokens, out->context_tokens);
+    if (out->session_bytes == 0 || out->workspace_bytes == 0)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
+                            "the context of %d tokens does not fit in an address space",
+                            out->context_tokens);
+    out->workspace_bytes += 4 * (uint64_t)config->vocab;
+    out->experts_total = source->layers * source->experts;
+    out->expert_disk_bytes = (uint64_t)out->experts_total * source->slot_bytes;
+    out->available_bytes = machine_available_bytes();
+    out->slots_min = config->experts_per_token;
+    SL_TRY(expert_plan_check_source(source, error));
+    out->staging_bytes = expert_fetcher_staging_bytes(source, BUDGET_READ_DEPTH);
+    out->expert_ram_min_bytes = out->staging_bytes + (uint64_t)out->slots_min * source->slot_bytes;
+    choose_expert_ram(request, out);
+    judge(out);
+    SL_ASSERT(out->slots >= 0 && out->slots <= out->experts_total);
+    return SL_OK;
+}

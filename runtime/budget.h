@@ -1,0 +1,43 @@
+/* The memory plan: every large size, from the options and the model, before anything is taken. */
+#ifndef SLUICE_RUNTIME_BUDGET_H
+#define SLUICE_RUNTIME_BUDGET_H
+
+#include "runtime/model.h"
+#include "runtime/sl.h"
+
+struct budget_request {
+    const struct model *model;
+    const struct expert_source *source; /* packed or unpacked */
+    uint64_t ram_bytes;                 /* for routed experts; 0: what the machine can spare */
+    int32_t context_tokens;             /* 0: the default */
+    int32_t chunk_tokens;               /* 0: the default */
+    enum sl_numerics numerics;
+};
+
+struct budget {
+    int32_t context_tokens, chunk_tokens; /* defaults and limits applied */
+    uint64_t dense_bytes;                 /* mapped weights, in the page cache */
+    uint64_t session_bytes;               /* KV cache of one session at full context */
+    uint64_t workspace_bytes;             /* arrays of one chunk, and logits */
+    uint64_t expert_ram_bytes;            /* bound for the expert store: slots and staging */
+    uint64_t expert_disk_bytes;           /* all routed experts */
+    uint64_t available_bytes;             /* of this machine, now (cgroup limit included) */
+    uint64_t staging_bytes;               /* of expert_ram_bytes: reads that do not land in slots */
+    uint64_t expert_ram_min_bytes;        /* the smallest bound that runs one token */
+    int32_t slots_min;                    /* fewer cannot run one token */
+    int32_t slots;                        /* that expert_ram_bytes holds beside the staging */
+    int32_t experts_total;
+    bool fits;        /* all of it in available_bytes, and slots_min in the bound */
+    char advice[256]; /* what to change when it does not; else "" */
+};
+
+#define BUDGET_CONTEXT_DEFAULT 4096
+#define BUDGET_CHUNK_DEFAULT   256
+#define BUDGET_CHUNK_MAX       16384
+#define BUDGET_READ_DEPTH      8 /* whole experts in flight; more gains nothing on one drive */
+
+/* Fills the plan; SL_ERR_ARGUMENT for options out of range (a context beyond the model's). */
+SL_MUST_USE enum sl_status budget_plan(const struct budget_request *request, struct budget *out,
+                                       struct sl_error *error);
+
+#endif

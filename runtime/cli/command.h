@@ -1,0 +1,38 @@
+/* What the commands have in common: their entry points, exit codes and how they report failures.
+ *
+ * A command gets the arguments after its name and returns the program's exit code. */
+#ifndef SLUICE_CLI_COMMAND_H
+#define SLUICE_CLI_COMMAND_H
+
+#include "runtime/cli/options.h"
+
+enum command_exit {
+    COMMAND_OK = 0,
+    COMMAND_FAILED = 1,        /* with a message on stderr */
+    COMMAND_USAGE = 2,         /* the arguments make no sense; a hint on stderr */
+    COMMAND_INTERRUPTED = 130, /* stopped by Ctrl-C, in order */
+};
+
+/* Parses the options. False when there is nothing left to do: help was printed or the arguments
+ * were refused, and `*exit_code` is set. */
+bool command_parse(const struct options_command *command, int argc, char **argv, int *exit_code);
+
+/* Says what is wrong with the arguments of `command` and how to get help; returns COMMAND_USAGE. */
+int command_usage(const char *command, const char *message);
+
+/* Prints "sluice: message" and returns the exit code that goes with the status. */
+int command_fail(const struct sl_error *error);
+
+/* Pushes what was printed to its destination: a full disk is an error, not silence. Returns
+ * `exit_code`, or COMMAND_FAILED with a message. */
+int command_flush(int exit_code);
+
+int command_run(int argc, char **argv);
+int command_chat(int argc, char **argv);
+int command_inspect(int argc, char **argv);
+int command_pack(int argc, char **argv);
+int command_verify(int argc, char **argv);
+int command_synth(int argc, char **argv);
+int command_debug(int argc, char **argv);
+
+#endif

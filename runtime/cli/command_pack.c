@@ -1,0 +1,92 @@
+/* `sluice pack` and `sluice verify`: the packed file of experts, written and checked. */
+#include "runtime/cli/command.h"
+#include "runtime/cli/interrupt.h"
+#include "runtime/cli/progress.h"
+
+#include <stdlib.h>
+
+struct pack_options {
+    const char *model, *output;
+    bool quiet;
+};
+
+#define FIELD(name) .offset = offsetof(struct pack_options, name)
+
+static const struct option_spec pack_specs[] = {
+    {"model", 'm', OPTION_TEXT, true, FIELD(model), .value = "DIR",
+     .help = "directory of the checkpoint"},
+    {"output", 'o', OPTION_TEXT, false, FIELD(output), .value = "FILE",
+     .help = "where to write (DIR/experts.sluice)"},
+    {"quiet", 0, OPTION_FLAG, false, FIELD(quiet), .help = "no progress on the terminal"},
+    {0},
+};
+
+int command_pack(int argc, char **argv)
+{
+    struct pack_options options = {0};
+    const struct option_set sets[] = {{pack_specs, &options}, {0}};
+    const struct options_command command = {
+        .name = "pack",
+        .usage = "-m DIR [-o FILE]",
+        .summary = "Writes the experts of a checkpoint as one file that is faster to read. A run\n"
+                   "that was cut off goes on where it stopped.",
+        .set = sets,
+    };
+    int exit_code = COMMAND_OK;
+    if (!command_parse(&command, argc, argv, &exit_code)) return exit_code;
+    struct sl_error error = {0};
+    struct progress progress;
+    progress_init(&progress, options.quiet, true);
+    interrupt_install();
+    enum sl_status status =
+        sl_pack(options.model, options.output, progress_step, &progress, &error);
+    progress_clear(&progress);
+    return status == SL_OK ? COMMAND_OK : command_fail(&error);
+}
+
+struct verify_options {
+    const char *file, *model;
+    bool quiet;
+};
+
+#undef FIELD
+#define FIELD(name) .offset = offsetof(struct verify_options, name)
+
+static const struct option_spec verify_specs[] = {
+    {"model", 'm', OPTION_TEXT, false, FIELD(model), .value = "DIR",
+     .help = "checkpoint that the file must come from"},
+    {"quiet", 0, OPTION_FLAG, false, FIELD(quiet), .help = "no progress on the terminal"},
+    {0},
+};
+
+int command_verify(int argc, char **argv)
+{
+    struct verify_options options = {0};
+    const struct option_set sets[] = {{verify_specs, &options}, {0}};
+    const struct options_command command = {
+        .name = "verify",
+        .usage = "FILE [-m DIR] | -m DIR",
+        .summary = "Reads a packed file and compares every checksum, and its origin with DIR.\n"
+                   "Without FILE, DIR/experts.sluice is meant.",
+        .set = sets,
+        .operand = &options.file,
+    };
+    int exit_code = COMMAND_OK;
+    if (!command_parse(&command, argc, argv, &exit_code)) return exit_code;
+    if (!options.file && !options.model)
+        return command_usage(command.name, "give the packed FILE or -m DIR");
+    struct sl_error error = {0};
+    struct progress progress;
+    progress_init(&progress, options.quiet, true);
+    interrupt_install();
+    char *path = NULL;
+    if (!options.file && asprintf(&path, "%s/experts.sluice", options.model) < 0) {
+        (void)sl_error_set(&error, SL_ERR_NO_MEMORY, 0, "no memory for a file name");
+        return command_fail(&error);
+    }
+    enum sl_status status =
+        sl_verify(path ? path : options.file, options.model, progress_step, &progress, &error);
+    progress_clear(&progress);
+    free(path);
+    return status == SL_OK ? COMMAND_OK : command_fail(&error);
+}

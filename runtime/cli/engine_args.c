@@ -1,0 +1,58 @@
+/* The shared model options; see the header. */
+#include "runtime/cli/engine_args.h"
+
+#include <string.h>
+
+#define THREADS_MAX 4096
+#define TOKENS_MAX  (1 << 24)
+
+/* In the order of enum sl_io and enum sl_numerics. */
+static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
+static const char *const numerics_names[] = {"exact", "f32", NULL};
+_Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
+_Static_assert(SL_NUMERICS_EXACT == 0 && SL_NUMERICS_F32 == 1, "numerics_names");
+
+#define FIELD(name) .offset = offsetof(struct engine_args, name)
+
+const struct option_spec engine_args_specs[] = {
+    {"model", 'm', OPTION_TEXT, true, FIELD(model), .value = "DIR",
+     .help = "directory of the checkpoint"},
+    {"ram", 0, OPTION_SIZE, false, FIELD(ram_bytes), .value = "SIZE",
+     .help = "memory for experts, such as 512M or 8G (what can be spared)"},
+    {"experts", 0, OPTION_TEXT, false, FIELD(experts), .value = "FILE",
+     .help = "packed experts, or \"unpacked\" (DIR/experts.sluice if there)"},
+    {"ctx", 0, OPTION_INT, false, FIELD(context), 1, TOKENS_MAX, .value = "N",
+     .help = "most tokens of prompt and answer together (4096)"},
+    {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",
+     .help = "prompt tokens computed at once (256)"},
+    {"threads", 0, OPTION_INT, false, FIELD(threads), 1, THREADS_MAX, .value = "N",
+     .help = "threads that compute (one per core)"},
+    {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = io_names, .value = "WAY",
+     .help = "how experts are read: auto, io_uring or pread (auto)"},
+    {"buffered-io", 0, OPTION_FLAG, false, FIELD(buffered_io),
+     .help = "read through the page cache, not around it"},
+    {"numerics", 0, OPTION_CHOICE, false, FIELD(numerics), .choices = numerics_names,
+     .value = "KIND", .help = "exact (as published) or f32 (for debugging) (exact)"},
+    {0},
+};
+
+struct sl_engine_options engine_args_options(const struct engine_args *args,
+                                             struct progress *progress)
+{
+    struct sl_engine_options options = sl_engine_options_default();
+    options.model_dir = args->model;
+    options.experts_file = args->experts;
+    if (args->experts && strcmp(args->experts, "unpacked") == 0) options.experts_file = "";
+    options.ram_bytes = args->ram_bytes;
+    options.threads = args->threads;
+    options.context_tokens = args->context;
+    options.chunk_tokens = args->chunk;
+    options.io = (enum sl_io)args->io;
+    options.numerics = (enum sl_numerics)args->numerics;
+    options.buffered_io = args->buffered_io;
+    if (progress) {
+        options.progress = progress_step;
+        options.progress_context = progress;
+    }
+    return options;
+}

@@ -1,0 +1,26 @@
+/* The options that every command which opens a model shares. */
+#ifndef SLUICE_CLI_ENGINE_ARGS_H
+#define SLUICE_CLI_ENGINE_ARGS_H
+
+#include "runtime/cli/options.h"
+#include "runtime/cli/progress.h"
+
+struct engine_args {
+    const char *model;    /* directory */
+    const char *experts;  /* file, "unpacked", or NULL: look in the directory */
+    uint64_t ram_bytes;   /* 0: what the machine can spare */
+    int32_t threads;      /* 0: one per core */
+    int32_t context;      /* tokens; 0: the library's choice */
+    int32_t chunk;        /* tokens; 0: the library's choice */
+    int32_t io, numerics; /* enum sl_io, enum sl_numerics */
+    bool buffered_io;
+};
+
+/* Over struct engine_args. */
+extern const struct option_spec engine_args_specs[];
+
+/* What the library wants to know; strings stay borrowed. `progress` may be NULL. */
+struct sl_engine_options engine_args_options(const struct engine_args *args,
+                                             struct progress *progress);
+
+#endif

@@ -1,0 +1,79 @@
+/* Printing figures; see the header. */
+#include "runtime/cli/stats_print.h"
+
+#include "runtime/cli/quantity.h"
+
+#include <inttypes.h>
+
+static double share(uint64_t part, uint64_t whole)
+{
+    return whole ? (double)part / (double)whole : 0;
+}
+
+void stats_print_text(const struct generate_result *result, FILE *file)
+{
+    const struct sl_stats *stats = &result->stats;
+    uint64_t elapsed_ns = result->prompt_ns + result->decode_ns;
+    uint64_t asked = stats->expert_hits + stats->expert_misses;
+    fprintf(file, "prompt   %zu tokens, %zu computed in %s: %.2f tokens/s; first token after %s\n",
+            result->prompt_tokens, result->prompt_computed,
+            quantity_duration(result->prompt_ns).text,
+            quantity_per_second(result->prompt_computed, result->prompt_ns),
+            result->first_token_ns ? quantity_duration(result->first_token_ns).text : "-");
+    fprintf(file, "answer   %zu tokens in %s: %.2f tokens/s\n", result->count,
+            quantity_duration(result->decode_ns).text,
+            quantity_per_second(result->steps, result->decode_ns));
+    fprintf(file, "experts  %.1f%% of %" PRIu64 " found in memory; %" PRIu64 " read, %s at %s",
+            100 * share(stats->expert_hits, asked), asked, stats->expert_reads,
+            quantity_bytes(stats->expert_bytes_read).text,
+            quantity_rate(stats->expert_bytes_read, elapsed_ns).text);
+    fprintf(file, "; %" PRIu64 " evicted, %" PRIu64 " retries, %" PRIu64 " failures\n",
+            stats->expert_evictions, stats->expert_retries, stats->expert_failures);
+    fprintf(file, "stalls   %s waiting for experts, %.1f%% of the time\n",
+            quantity_duration(stats->stall_ns).text, 100 * share(stats->stall_ns, elapsed_ns));
+    fprintf(file, "memory   %s for %d of %d experts; %s of other weights; %s for the session\n",
+            quantity_bytes(stats->expert_ram_bytes).text, stats->expert_slots,
+            stats->expert_slots_total, quantity_bytes(stats->dense_bytes).text,
+            quantity_bytes(stats->session_bytes).text);
+    fprintf(file, "reading  %s\n", stats->io);
+}
+
+static double seconds(uint64_t elapsed_ns)
+{
+    return (double)elapsed_ns / 1e9;
+}
+
+static json_int_t whole(uint64_t value)
+{
+    return (json_int_t)value;
+}
+
+static json_t *experts_json(const struct sl_stats *stats, uint64_t elapsed_ns)
+{
+    return json_pack("{s:I, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:i, s:i}", "hits",
+                     whole(stats->expert_hits), "misses", whole(stats->expert_misses), "hit_rate",
+                     share(stats->expert_hits, stats->expert_hits + stats->expert_misses), "reads",
+                     whole(stats->expert_reads), "bytes_read", whole(stats->expert_bytes_read),
+                     "gb_per_s", quantity_per_second(stats->expert_bytes_read, elapsed_ns) / 1e9,
+                     "evictions", whole(stats->expert_evictions), "retries",
+                     whole(stats->expert_retries), "failures", whole(stats->expert_failures),
+                     "ram_bytes", whole(stats->expert_ram_bytes), "slots", (int)stats->expert_slots,
+                     "slots_total", (int)stats->expert_slots_total);
+}
+
+json_t *stats_print_json(const struct generate_result *result)
+{
+    const struct sl_stats *stats = &result->stats;
+    uint64_t elapsed_ns = result->prompt_ns + result->decode_ns;
+    return json_pack(
+        "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:I, s:I, s:s}", "prompt_tokens",
+        whole(result->prompt_tokens), "prompt_computed", whole(result->prompt_computed), "prompt_s",
+        seconds(result->prompt_ns), "prompt_tokens_per_s",
+        quantity_per_second(result->prompt_computed, result->prompt_ns), "answer_tokens",
+        whole(result->count), "answer_s", seconds(result->decode_ns), "answer_tokens_per_s",
+        quantity_per_second(result->steps, result->decode_ns), "first_token_s",
+        seconds(result->first_token_ns), "stall_s", seconds(stats->stall_ns), "stall_share",
+        share(stats->stall_ns, elapsed_ns), "experts", experts_json(stats, elapsed_ns),
+        "dense_bytes", whole(stats->dense_bytes), "session_bytes", whole(stats->session_bytes),
+        "io", stats->io);
+}

@@ -1,0 +1,202 @@
+/* Opening and closing an engine: model, experts' source, memory plan, store, tokenizer. */
+#include "runtime/engine.h"
+
+#include "runtime/pack.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *sl_version(void)
+{
+    return SLUICE_VERSION;
+}
+
+struct sl_engine_options sl_engine_options_default(void)
+{
+    return (struct sl_engine_options){.numerics = SL_NUMERICS_EXACT, .io = SL_IO_AUTO};
+}
+
+static enum sl_status open_model(sl_engine *engine, const struct sl_engine_options *options,
+                                 struct sl_error *error)
+{
+    struct model_open_options open = {.directory = options->model_dir,
+                                      .want_mtp = options->with_mtp,
+                                      .want_direct = !options->buffered_io,
+                                      .read_dense = true,
+                                      .progress = options->progress,
+                                      .progress_context = options->progress_context};
+    if (!options->model_dir)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "no model directory given");
+    SL_TRY(model_open(&open, &engine->model, error));
+    if (options->with_mtp && !engine->model->mtp.present)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
+                            "%s has no MTP block that this version can run", options->model_dir);
+    return SL_OK;
+}
+
+/* "directory/name" in heap memory, or NULL. */
+static char *join_path(const char *directory, const char *name)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
+}
+
+static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_options *options,
+                                struct sl_error *error)
+{
+    struct budget_request request = {.model = engine->model,
+                                     .source = &engine->source,
+                                     .ram_bytes = options->ram_bytes,
+                                     .context_tokens = options->context_tokens,
+                                     .chunk_tokens = options->chunk_tokens,
+                                     .numerics = options->numerics};
+    SL_TRY(budget_plan(&request, &engine->budget, error));
+    if (!engine->budget.fits)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "this does not fit: %s",
+                            engine->budget.advice);
+    return SL_OK;
+}
+
+static enum sl_status open_store(sl_engine *engine, const struct sl_engine_options *options,
+                                 const struct io_ops *io, struct sl_error *error)
+{
+    struct expert_store_options store = {.source = &engine->source,
+                                         .ram_bytes = engine->budget.expert_ram_bytes,
+                                         .slots_min = engine->budget.slots_min,
+                                         .depth = BUDGET_READ_DEPTH,
+                                         .io_override = io,
+                                         .io = options->io == SL_IO_URING   ? IO_URING
+                                               : options->io == SL_IO_PREAD ? IO_PREAD
+                                                                            : IO_AUTO};
+    return expert_store_create(&store, &engine->store, error);
+}
+
+static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_options *options,
+                                   struct sl_error *error)
+{
+    const struct ops *ops = ops_cpu();
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int32_t threads = options->threads ? options->threads : (int32_t)(cores > 0 ? cores : 1);
+    if (threads < 1 || threads > ENGINE_THREADS_MAX)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d", threads,
+                            ENGINE_THREADS_MAX);
+    if (ops->stream_create(threads, &engine->stream) != SL_OK)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", threads);
+    if (workspace_create(&engine->model->config, engine->budget.chunk_tokens,
+                         engine->budget.context_tokens, &engine->workspace) != SL_OK)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
+                            "no memory for the workspace (%.1f MiB): use a smaller chunk",
+                            (double)engine->budget.workspace_bytes / 1048576.0);
+    engine->forward = (struct forward){.model = engine->model,
+                                       .ops = ops,
+                                       .stream = engine->stream,
+                                       .store = engine->store,
+                                       .workspace = engine->workspace,
+                                       .round = options->numerics == SL_NUMERICS_EXACT};
+    return SL_OK;
+}
+
+static enum sl_status open_tokenizer(sl_engine *engine, const struct sl_engine_options *options,
+                                     struct sl_error *error)
+{
+    char *path = join_path(options->model_dir, "tokenizer.json");
+    if (!path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    enum sl_status status = SL_OK;
+    if (access(path, F_OK) == 0) status = sl_tokenizer_open(path, &engine->tokenizer, error);
+    free(path);
+    return status;
+}
+
+enum sl_status sl_engine_open(const struct sl_engine_options *options, sl_engine **out,
+                              struct sl_error *error)
+{
+    return engine_open_with_io(options, NULL, out, error);
+}
+
+enum sl_status engine_open_with_io(const struct sl_engine_options *options, const struct io_ops *io,
+                                   sl_engine **out, struct sl_error *error)
+{
+    *out = NULL;
+    sl_engine *engine = calloc(1, sizeof *engine);
+    if (!engine) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    engine->numerics = options->numerics;
+    enum sl_status status = open_model(engine, options, error);
+    if (status == SL_OK)
+        status = pack_open_source(engine->model, options, &engine->packed, &engine->source, error);
+    if (status == SL_OK) status = make_plan(engine, options, error);
+    if (status == SL_OK) status = open_store(engine, options, io, error);
+    if (status == SL_OK) status = open_compute(engine, options, error);
+    if (status == SL_OK) status = open_tokenizer(engine, options, error);
+    if (status != SL_OK) {
+        sl_engine_close(engine);
+        return status;
+    }
+    *out = engine;
+    return SL_OK;
+}
+
+void sl_engine_close(sl_engine *engine)
+{
+    if (!engine) return;
+    SL_ASSERT(engine->sessions == 0);
+    sl_tokenizer_close(engine->tokenizer);
+    workspace_destroy(engine->workspace);
+    if (engine->stream) ops_cpu()->stream_destroy(engine->stream);
+    expert_store_destroy(engine->store);
+    model_file_close(engine->packed);
+    model_close(engine->model);
+    free(engine);
+}
+
+enum sl_status engine_check_files(const struct sl_engine *engine, struct sl_error *error)
+{
+    SL_TRY(model_check_unchanged(engine->model, error));
+    if (engine->packed) {
+        const struct expert_source *source = model_file_source(engine->packed);
+        for (int32_t i = 0; i < source->file_count; i++)
+            SL_TRY(io_file_check_unchanged(&source->files[i], error));
+    }
+    return SL_OK;
+}
+
+struct sl_model_info sl_engine_info(const sl_engine *engine)
+{
+    const struct model_config *config = &engine->model->config;
+    return (struct sl_model_info){.vocab = config->vocab,
+                                  .hidden = config->hidden,
+                                  .layers = config->layers,
+                                  .experts = config->experts,
+                                  .experts_per_token = config->experts_per_token,
+                                  .context_max = config->context_max,
+                                  .context_tokens = engine->budget.context_tokens,
+                                  .bos_id = config->bos_id,
+                                  .eos_id = config->eos_id,
+                                  .has_mtp = engine->model->mtp.present,
+                                  .drafter_0731 = config->drafter_0731};
+}
+
+const sl_tokenizer *sl_engine_tokenizer(const sl_engine *engine)
+{
+    return engine->tokenizer;
+}
+
+void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
+{
+    struct expert_store_stats store;
+    expert_store_stats_get(engine->store, &store);
+    *out = (struct sl_stats){.expert_hits = store.hits,
+                             .expert_misses = store.misses,
+                             .expert_evictions = store.evictions,
+                             .expert_bytes_read = store.bytes_read,
+                             .expert_reads = store.reads,
+                             .expert_retries = store.retries,
+                             .expert_failures = store.failures,
+                             .stall_ns = store.stall_ns,
+                             .expert_ram_bytes = store.ram_bytes,
+                             .expert_slots = store.slots,
+                             .expert_slots_total = engine->budget.experts_total,
+                             .dense_bytes = engine->budget.dense_bytes,
+                             .session_bytes = engine->budget.session_bytes};
+    snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
+}

@@ -1,0 +1,36 @@
+/* The engine: a loaded model with everything its sessions share. One thread at a time. */
+#ifndef SLUICE_RUNTIME_ENGINE_H
+#define SLUICE_RUNTIME_ENGINE_H
+
+#include "offload/model_file.h"
+#include "runtime/budget.h"
+#include "runtime/forward.h"
+#include "runtime/model.h"
+#include "runtime/sl.h"
+
+#define ENGINE_THREADS_MAX 1024
+
+struct sl_engine {
+    struct model *model;
+    struct model_file *packed;   /* NULL when experts come from the checkpoint */
+    struct expert_source source; /* packed's or the model's */
+    struct budget budget;
+    struct stream *stream;
+    struct workspace *workspace;
+    struct expert_store *store;
+    sl_tokenizer *tokenizer; /* NULL without tokenizer.json */
+    struct forward forward;
+    enum sl_numerics numerics;
+    int32_t sessions; /* open */
+};
+
+/* sl_engine_open with another door to the disk; NULL: the usual one. For tests of faults. */
+SL_MUST_USE enum sl_status engine_open_with_io(const struct sl_engine_options *options,
+                                               const struct io_ops *io, sl_engine **out,
+                                               struct sl_error *error);
+
+/* SL_OK while the files the engine reads are those it opened; else names what changed. */
+SL_MUST_USE enum sl_status engine_check_files(const struct sl_engine *engine,
+                                              struct sl_error *error);
+
+#endif

@@ -1,0 +1,192 @@
+/* The layer loop, the head and the MTP block; see the header. */
+#include "runtime/forward.h"
+
+#include "runtime/attention_layer.h"
+#include "runtime/moe.h"
+
+static void set_positions(struct workspace *ws, const struct forward_chunk *chunk)
+{
+    SL_ASSERT(chunk->tokens > 0 && chunk->tokens <= ws->chunk_tokens);
+    for (int32_t t = 0; t < chunk->tokens; t++)
+        ws->positions[t] = chunk->position + t;
+}
+
+static void apply_norm(struct forward *forward, int32_t rows, const uint16_t *weight,
+                       const float *x, float *out)
+{
+    struct norm_args args = {.x = x,
+                             .weight = weight,
+                             .out = out,
+                             .rows = rows,
+                             .width = forward->model->config.hidden,
+                             .epsilon = forward->model->config.norm_epsilon,
+                             .round = forward->round};
+    forward->ops->norm(forward->stream, &args);
+}
+
+/* mix = streams fn^T, in f32 whatever the numerics. */
+static void mix_streams(struct forward *forward, int32_t tokens, const struct hyper_weights *hyper,
+                        const float *streams)
+{
+    struct linear_args args = {.x = streams,
+                               .weight = hyper->fn,
+                               .out = forward->workspace->mix,
+                               .tokens = tokens,
+                               .groups = 1};
+    forward->ops->linear(forward->stream, &args);
+}
+
+/* Reads the streams into workspace->x; post and comb stay in the workspace for write_streams. */
+static void read_streams(struct forward *forward, int32_t tokens, const struct hyper_weights *hyper,
+                         const float *streams)
+{
+    const struct model_config *config = &forward->model->config;
+    struct workspace *ws = forward->workspace;
+    mix_streams(forward, tokens, hyper, streams);
+    struct hyper_pre_args args = {.streams = streams,
+                                  .mix = ws->mix,
+                                  .scale = hyper->scale,
+                                  .base = hyper->base,
+                                  .x = ws->x,
+                                  .post = ws->post,
+                                  .comb = ws->comb,
+                                  .tokens = tokens,
+                                  .streams_count = config->streams,
+                                  .hidden = config->hidden,
+                                  .iterations = config->sinkhorn_iterations,
+                                  .norm_epsilon = config->norm_epsilon,
+                                  .epsilon = config->hyper_epsilon,
+                                  .round = forward->round};
+    forward->ops->hyper_pre(forward->stream, &args);
+}
+
+/* Adds workspace->y to the streams. */
+static void write_streams(struct forward *forward, int32_t tokens, float *streams)
+{
+    const struct model_config *config = &forward->model->config;
+    struct workspace *ws = forward->workspace;
+    struct hyper_post_args args = {.x = ws->y,
+                                   .post = ws->post,
+                                   .comb = ws->comb,
+                                   .streams = streams,
+                                   .tokens = tokens,
+                                   .streams_count = config->streams,
+                                   .hidden = config->hidden,
+                                   .round = forward->round};
+    forward->ops->hyper_post(forward->stream, &args);
+}
+
+enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
+                             int32_t idx, float *streams)
+{
+    const struct layer_weights *layer = &forward->model->layers[idx];
+    struct workspace *ws = forward->workspace;
+    SL_ASSERT(idx >= 0 && idx < chunk->cache->layer_count);
+    set_positions(ws, chunk);
+
+    read_streams(forward, chunk->tokens, &layer->hyper_attn, streams);
+    apply_norm(forward, chunk->tokens, layer->attn_norm, ws->x, ws->x);
+    attention_layer_forward(forward, chunk, idx, ws->x, ws->y);
+    write_streams(forward, chunk->tokens, streams);
+
+    read_streams(forward, chunk->tokens, &layer->hyper_ffn, streams);
+    apply_norm(forward, chunk->tokens, layer->ffn_norm, ws->x, ws->x);
+    SL_TRY(moe_forward(forward, chunk, idx, ws->x, ws->y));
+    write_streams(forward, chunk->tokens, streams);
+    return SL_OK;
+}
+
+static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, int32_t streams,
+                  float *out)
+{
+    struct embed_args args = {.ids = ids,
+                              .table = forward->model->embed,
+                              .out = out,
+                              .tokens = tokens,
+                              .streams = streams};
+    forward->ops->embed(forward->stream, &args);
+}
+
+enum sl_status forward_layers(struct forward *forward, const struct forward_chunk *chunk)
+{
+    struct workspace *ws = forward->workspace;
+    embed(forward, chunk->ids, chunk->tokens, forward->model->config.streams, ws->streams);
+    for (int32_t idx = 0; idx < forward->model->config.layers; idx++)
+        SL_TRY(forward_block(forward, chunk, idx, ws->streams));
+    return forward->ops->stream_sync(forward->stream);
+}
+
+/* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits. */
+static void run_head(struct forward *forward, int32_t tokens, const float *streams,
+                     const struct hyper_weights *hyper, const uint16_t *norm, float *out)
+{
+    const struct model_config *config = &forward->model->config;
+    struct workspace *ws = forward->workspace;
+    mix_streams(forward, tokens, hyper, streams);
+    struct hyper_head_args fold = {.streams = streams,
+                                   .mix = ws->mix,
+                                   .scale = hyper->scale,
+                                   .base = hyper->base,
+                                   .x = ws->x,
+                                   .tokens = tokens,
+                                   .streams_count = config->streams,
+                                   .hidden = config->hidden,
+                                   .norm_epsilon = config->norm_epsilon,
+                                   .epsilon = config->hyper_epsilon,
+                                   .round = forward->round};
+    forward->ops->hyper_head(forward->stream, &fold);
+    apply_norm(forward, tokens, norm, ws->x, ws->x);
+    struct linear_args logits = {
+        .x = ws->x, .weight = forward->model->head, .out = out, .tokens = tokens, .groups = 1};
+    forward->ops->linear(forward->stream, &logits);
+}
+
+void forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out)
+{
+    const struct model *model = forward->model;
+    size_t stream_floats = (size_t)model->config.streams * (size_t)model->config.hidden;
+    SL_ASSERT(first >= 0 && first < tokens);
+    run_head(forward, tokens - first, forward->workspace->streams + (size_t)first * stream_floats,
+             &model->hyper_head, model->norm, out);
+}
+
+enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,
+                           const int32_t *next_ids, int32_t rows, float *out)
+{
+    const struct model *model = forward->model;
+    const struct model_config *config = &model->config;
+    struct workspace *ws = forward->workspace;
+    struct forward_chunk block = *chunk;
+    SL_ASSERT(model->mtp.present && rows > 0 && rows <= chunk->tokens);
+
+    embed(forward, next_ids, rows, 1, ws->embedding);
+    apply_norm(forward, rows, model->mtp.embed_norm, ws->embedding, ws->embedding);
+    apply_norm(forward, rows * config->streams, model->mtp.hidden_norm, ws->streams, ws->streams);
+    struct linear_args project = {.x = ws->embedding,
+                                  .weight = model->mtp.embed_proj,
+                                  .out = ws->x,
+                                  .tokens = rows,
+                                  .groups = 1,
+                                  .quantise_input = forward->round,
+                                  .round = forward->round};
+    forward->ops->linear(forward->stream, &project);
+    project.x = ws->streams;
+    project.weight = model->mtp.hidden_proj;
+    project.out = ws->hidden;
+    project.tokens = rows * config->streams;
+    forward->ops->linear(forward->stream, &project);
+    struct mtp_mix_args mix = {.embedding = ws->x,
+                               .hidden = ws->hidden,
+                               .out = ws->hidden,
+                               .tokens = rows,
+                               .streams_count = config->streams,
+                               .hidden_size = config->hidden,
+                               .round = forward->round};
+    forward->ops->mtp_mix(forward->stream, &mix);
+
+    block.ids = next_ids;
+    block.tokens = rows;
+    SL_TRY(forward_block(forward, &block, config->layers, ws->hidden));
+    run_head(forward, rows, ws->hidden, &model->mtp.hyper_head, model->mtp.norm, out);
+    return forward->ops->stream_sync(forward->stream);
+}

@@ -1,0 +1,54 @@
+/* The forward pass: from token ids to logits, layer by layer. Read this first.
+ *
+ * Everything it touches hangs on one `struct forward`, owned by the engine and used by its thread.
+ * Results go to the workspace; what has to outlive the call goes to the session's KV cache. */
+#ifndef SLUICE_RUNTIME_FORWARD_H
+#define SLUICE_RUNTIME_FORWARD_H
+
+#include "kernels/ops.h"
+#include "offload/expert_store.h"
+#include "runtime/kv_cache.h"
+#include "runtime/model.h"
+#include "runtime/sl.h"
+#include "runtime/workspace.h"
+
+struct forward {
+    const struct model *model;
+    const struct ops *ops;
+    struct stream *stream;
+    struct expert_store *store;
+    struct workspace *workspace;
+    bool round; /* exact numerics */
+
+    sl_route_fn on_route; /* may be NULL */
+    void *route_context;
+};
+
+/* Consecutive tokens of one session. */
+struct forward_chunk {
+    struct kv_cache *cache;
+    const int32_t *ids; /* [tokens] */
+    int32_t tokens;     /* 1 .. workspace->chunk_tokens */
+    int32_t position;   /* of the first */
+};
+
+/* Embeds the chunk and runs all main layers: workspace->streams holds the residual streams after
+ * the last one. The caller has begun the chunk in the cache and commits it on success. SL_ERR_IO,
+ * SL_ERR_CHECKSUM: an expert could not be read. */
+SL_MUST_USE enum sl_status forward_layers(struct forward *forward,
+                                          const struct forward_chunk *chunk);
+
+/* One block ("Block") with layer id `idx` (config.layers: the MTP block) on `streams` [T, M, D]. */
+SL_MUST_USE enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
+                                         int32_t idx, float *streams);
+
+/* Logits ("Head") of rows first .. tokens - 1 of the streams: out is [tokens - first, vocab]. */
+void forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out);
+
+/* The MTP block ("MTP block") after forward_layers of the same chunk: row t takes the streams of
+ * token t and the embedding of next_ids[t]; `rows` of them; out is [rows, vocab]. Uses up the
+ * streams. */
+SL_MUST_USE enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,
+                                       const int32_t *next_ids, int32_t rows, float *out);
+
+#endif

@@ -1,0 +1,227 @@
+/* Mixture of experts of one layer; see the header. Experts are visited once a chunk, with all the
+ * tokens that chose them: those already in RAM first, the others as their reads finish. */
+#include "runtime/moe.h"
+
+#include <string.h>
+
+#define MOE_TASKS_MAX 32 /* experts run in one call */
+
+/* Experts of a layer on their way through a chunk. */
+struct visit {
+    struct expert_ref refs[OPS_EXPERTS_MAX];   /* chosen experts, resident ones first */
+    struct expert_view views[OPS_EXPERTS_MAX]; /* acquired and not yet released */
+    int32_t count;                             /* of refs */
+    int32_t next;                              /* refs acquired so far */
+    int32_t active;                            /* of views */
+};
+
+static void route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                  const float *x)
+{
+    const struct model_config *config = &forward->model->config;
+    const struct layer_weights *layer = &forward->model->layers[idx];
+    struct workspace *ws = forward->workspace;
+    struct linear_args logits = {.x = x,
+                                 .weight = layer->router,
+                                 .out = ws->router_logits,
+                                 .tokens = chunk->tokens,
+                                 .groups = 1};
+    forward->ops->linear(forward->stream, &logits);
+    struct router_args choose = {.logits = ws->router_logits,
+                                 .bias = layer->router_bias,
+                                 .token_experts = layer->token_experts,
+                                 .ids = chunk->ids,
+                                 .chosen = ws->chosen,
+                                 .weights = ws->chosen_weights,
+                                 .tokens = chunk->tokens,
+                                 .experts = config->experts,
+                                 .top = config->experts_per_token,
+                                 .scale = config->route_scale};
+    forward->ops->router(forward->stream, &choose);
+    if (forward->on_route)
+        forward->on_route(forward->route_context, idx, chunk->position, chunk->tokens,
+                          config->experts_per_token, ws->chosen, ws->chosen_weights);
+}
+
+/* Sorts the chunk's (token, choice) pairs by expert, tokens ascending within an expert. */
+static void sort_by_expert(const struct model_config *config, int32_t tokens, struct workspace *ws)
+{
+    int32_t top = config->experts_per_token;
+    int32_t *first = ws->expert_first;
+    memset(first, 0, sizeof *first * ((size_t)config->experts + 1));
+    for (int32_t pair = 0; pair < tokens * top; pair++) {
+        SL_ASSERT(ws->chosen[pair] >= 0 && ws->chosen[pair] < config->experts);
+        first[ws->chosen[pair] + 1]++;
+    }
+    for (int32_t expert = 0; expert < config->experts; expert++)
+        first[expert + 1] += first[expert];
+    /* Filling moves each start to its end, which is the next one's start: shift back after. */
+    for (int32_t pair = 0; pair < tokens * top; pair++) {
+        int32_t place = first[ws->chosen[pair]]++;
+        ws->token_rows[place] = pair / top;
+        ws->output_rows[place] = pair;
+        ws->task_weights[place] = ws->chosen_weights[pair];
+    }
+    memmove(first + 1, first, sizeof *first * (size_t)config->experts);
+    first[0] = 0;
+}
+
+/* Lists the chosen experts, those in RAM first. */
+static void list_experts(const struct forward *forward, int32_t idx, struct visit *visit)
+{
+    const struct workspace *ws = forward->workspace;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t expert = 0; expert < forward->model->config.experts; expert++) {
+            struct expert_ref ref = {.layer = idx, .expert = expert};
+            if (ws->expert_first[expert] == ws->expert_first[expert + 1]) continue;
+            if (expert_store_is_resident(forward->store, ref) == (pass == 0))
+                visit->refs[visit->count++] = ref;
+        }
+    }
+}
+
+/* Acquires as many of the remaining experts as there are slots; their reads start. */
+static enum sl_status acquire_more(struct forward *forward, struct visit *visit, int32_t slots)
+{
+    int32_t count = min_i32(visit->count - visit->next, slots - visit->active);
+    if (count <= 0) return SL_OK;
+    SL_TRY(expert_store_acquire(forward->store, visit->refs + visit->next, count,
+                                visit->views + visit->active));
+    visit->next += count;
+    visit->active += count;
+    return SL_OK;
+}
+
+static enum sl_status first_failure(const struct visit *visit)
+{
+    for (int32_t i = 0; i < visit->active; i++)
+        if (visit->views[i].state == EXPERT_VIEW_FAILED) return visit->views[i].status;
+    return SL_OK;
+}
+
+static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view)
+{
+    int32_t first = ws->expert_first[view->ref.expert];
+    return (struct expert_task){
+        .slot = view->data,
+        .token_rows = ws->token_rows + first,
+        .output_rows = ws->output_rows + first,
+        .weights = ws->task_weights + first,
+        .count = ws->expert_first[view->ref.expert + 1] - first,
+    };
+}
+
+/* Runs up to a table's length of the experts that are there and gives them back; returns how many.
+ */
+static int32_t run_some(struct forward *forward, struct visit *visit, const float *x)
+{
+    const struct workspace *ws = forward->workspace;
+    struct expert_task tasks[MOE_TASKS_MAX];
+    struct expert_view done[MOE_TASKS_MAX];
+    int32_t count = 0, kept = 0;
+    for (int32_t i = 0; i < visit->active; i++) {
+        const struct expert_view *view = &visit->views[i];
+        if (view->state == EXPERT_VIEW_READY && count < MOE_TASKS_MAX) {
+            tasks[count] = make_task(ws, view);
+            done[count++] = *view;
+        } else {
+            visit->views[kept++] = *view;
+        }
+    }
+    visit->active = kept;
+    if (count == 0) return 0;
+    struct expert_ffn_args args = {.x = x,
+                                   .out = ws->routed,
+                                   .tasks = tasks,
+                                   .layout = &forward->model->expert_layout,
+                                   .scratch = ws->expert_scratch,
+                                   .task_count = count,
+                                   .scratch_rows = ws->chunk_tokens,
+                                   .limit = forward->model->config.swiglu_limit,
+                                   .round = forward->round};
+    forward->ops->expert_ffn(forward->stream, &args);
+    expert_store_release(forward->store, done, count);
+    return count;
+}
+
+static enum sl_status run_ready(struct forward *forward, struct visit *visit, const float *x)
+{
+    SL_TRY(first_failure(visit));
+    while (run_some(forward, visit, x) == MOE_TASKS_MAX) {
+    }
+    return SL_OK;
+}
+
+/* The shared expert, into `out`. */
+static void run_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,
+                       float *out)
+{
+    const struct layer_weights *layer = &forward->model->layers[idx];
+    struct workspace *ws = forward->workspace;
+    struct linear_args linear = {.x = x,
+                                 .weight = layer->shared_gate,
+                                 .out = ws->shared_gate,
+                                 .tokens = tokens,
+                                 .groups = 1,
+                                 .quantise_input = forward->round,
+                                 .round = forward->round};
+    forward->ops->linear(forward->stream, &linear);
+    linear.weight = layer->shared_up;
+    linear.out = ws->shared_up;
+    forward->ops->linear(forward->stream, &linear);
+    struct swiglu_args swiglu = {.gate = ws->shared_gate,
+                                 .up = ws->shared_up,
+                                 .out = ws->shared_gate,
+                                 .tokens = tokens,
+                                 .width = forward->model->config.expert_width,
+                                 .limit = forward->model->config.swiglu_limit,
+                                 .round = forward->round};
+    forward->ops->swiglu(forward->stream, &swiglu);
+    linear.x = ws->shared_gate;
+    linear.weight = layer->shared_down;
+    linear.out = out;
+    forward->ops->linear(forward->stream, &linear);
+}
+
+enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                           const float *x, float *out)
+{
+    const struct model_config *config = &forward->model->config;
+    struct workspace *ws = forward->workspace;
+    struct expert_store_stats stats;
+    struct visit visit; /* large: only the counts need a start */
+    enum sl_status status;
+    SL_ASSERT(config->experts <= OPS_EXPERTS_MAX && chunk->tokens <= ws->chunk_tokens);
+
+    visit.count = visit.next = visit.active = 0;
+    route(forward, chunk, idx, x);
+    sort_by_expert(config, chunk->tokens, ws);
+    list_experts(forward, idx, &visit);
+    expert_store_stats_get(forward->store, &stats);
+
+    /* Reads travel while the resident experts and the shared one run. */
+    status = acquire_more(forward, &visit, stats.slots);
+    if (status == SL_OK) status = run_ready(forward, &visit, x);
+    if (status == SL_OK) run_shared(forward, idx, chunk->tokens, x, out);
+    while (status == SL_OK && (visit.active > 0 || visit.next < visit.count)) {
+        status = acquire_more(forward, &visit, stats.slots);
+        if (status != SL_OK) break;
+        expert_store_wait(forward->store, visit.views, visit.active);
+        status = run_ready(forward, &visit, x);
+    }
+    if (status != SL_OK) {
+        expert_store_release(forward->store, visit.views, visit.active);
+        return status;
+    }
+    SL_ASSERT(visit.active == 0 && visit.next == visit.count);
+
+    struct moe_combine_args combine = {.routed = ws->routed,
+                                       .shared = out,
+                                       .out = out,
+                                       .tokens = chunk->tokens,
+                                       .top = config->experts_per_token,
+                                       .hidden = config->hidden,
+                                       .round = forward->round};
+    forward->ops->moe_combine(forward->stream, &combine);
+    return SL_OK;
+}

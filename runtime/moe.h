@@ -1,0 +1,13 @@
+/* The mixture-of-experts sublayer: router, acquisition of experts, their FFNs, and the sum. */
+#ifndef SLUICE_RUNTIME_MOE_H
+#define SLUICE_RUNTIME_MOE_H
+
+#include "runtime/forward.h"
+
+/* out [T, D] = experts of layer `idx` on the normed x [T, D] ("Mixture of experts"). Experts that
+ * are resident run while the others are read; the sum does not depend on which came first. On a
+ * failed read every pin is given back and the status returned. */
+SL_MUST_USE enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *chunk,
+                                       int32_t idx, const float *x, float *out);
+
+#endif

@@ -1,0 +1,220 @@
+/* Sessions: appending tokens in chunks, reusing a prefix, and recovering from a failed chunk. */
+#include "runtime/session.h"
+
+#include <string.h>
+
+enum sl_status sl_session_create(sl_engine *engine, sl_session **out, struct sl_error *error)
+{
+    const struct model *model = engine->model;
+    struct kv_cache_options options = {.config = &model->config,
+                                       .layers =
+                                           model->config.layers + (model->mtp.present ? 1 : 0),
+                                       .context_tokens = engine->budget.context_tokens,
+                                       .slack_tokens = engine->budget.chunk_tokens,
+                                       .f32_rows = engine->numerics == SL_NUMERICS_F32};
+    *out = NULL;
+    sl_session *session = calloc(1, sizeof *session);
+    if (!session) goto fail;
+    session->engine = engine;
+    session->ids = calloc((size_t)options.context_tokens, sizeof *session->ids);
+    session->logits = calloc((size_t)model->config.vocab, sizeof *session->logits);
+    if (!session->ids || !session->logits) goto fail;
+    if (kv_cache_create(&options, &session->cache) != SL_OK) goto fail;
+    engine->sessions++;
+    *out = session;
+    return SL_OK;
+fail:
+    if (session) {
+        free(session->ids);
+        free(session->logits);
+        free(session);
+    }
+    return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
+                        "no memory for a session of %d tokens (%.1f MiB): lower the context",
+                        options.context_tokens, (double)engine->budget.session_bytes / 1048576.0);
+}
+
+void sl_session_destroy(sl_session *session)
+{
+    if (!session) return;
+    SL_ASSERT(session->engine->sessions > 0);
+    session->engine->sessions--;
+    kv_cache_destroy(session->cache);
+    free(session->ids);
+    free(session->logits);
+    free(session);
+}
+
+size_t sl_session_length(const sl_session *session)
+{
+    return (size_t)session->cache->length_tokens;
+}
+
+const float *sl_session_logits(const sl_session *session)
+{
+    return session->logits_valid ? session->logits : NULL;
+}
+
+void sl_session_reset(sl_session *session)
+{
+    kv_cache_reset(session->cache);
+    session->logits_valid = false;
+}
+
+void sl_session_on_route(sl_session *session, sl_route_fn fn, void *context)
+{
+    session->on_route = fn;
+    session->route_context = context;
+}
+
+/* Ids in range and room in the context, before anything is computed. */
+static enum sl_status check_tokens(const sl_session *session, const int32_t *tokens, size_t count,
+                                   size_t length, struct sl_error *error)
+{
+    const struct model_config *config = &session->engine->model->config;
+    size_t context = (size_t)session->cache->context_tokens;
+    if (count > context - length)
+        return sl_error_set(error, SL_ERR_LIMIT, 0,
+                            "the context is full: %zu tokens and %zu more do not fit in %zu; "
+                            "open with a larger context",
+                            length, count, context);
+    for (size_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || tokens[i] >= config->vocab)
+            return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                                "token %zu is %d: this model's ids are 0 to %d", i, tokens[i],
+                                config->vocab - 1);
+    return SL_OK;
+}
+
+/* The sentence of a failed chunk: the store knows the file, a lost mapping explains the rest. */
+static enum sl_status explain_failure(const sl_session *session, enum sl_status status,
+                                      struct sl_error *error)
+{
+    const char *reason = expert_store_last_failure(session->engine->store);
+    return sl_error_set(error, status, 0, "the generation stopped: %s",
+                        *reason ? reason : sl_status_name(status));
+}
+
+/* Where a chunk's logits go. */
+struct chunk_output {
+    float *logits;     /* [tokens, vocab] or NULL: the last row only, into the session */
+    float *mtp_logits; /* [mtp_rows, vocab] or NULL */
+    const int32_t *next_ids;
+    int32_t mtp_rows;
+};
+
+static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int32_t count,
+                                const struct chunk_output *output, struct sl_error *error)
+{
+    struct sl_engine *engine = session->engine;
+    struct forward *forward = &engine->forward;
+    size_t vocab = (size_t)engine->model->config.vocab;
+    int32_t start = session->cache->length_tokens;
+    struct forward_chunk chunk = {
+        .cache = session->cache, .ids = tokens, .tokens = count, .position = start};
+
+    session->logits_valid = false;
+    forward->on_route = session->on_route;
+    forward->route_context = session->route_context;
+    kv_cache_begin(session->cache, count);
+    enum sl_status status = forward_layers(forward, &chunk);
+    if (status == SL_OK && output->logits) {
+        forward_head(forward, 0, count, output->logits);
+        memcpy(session->logits, output->logits + (size_t)(count - 1) * vocab,
+               sizeof(float) * vocab);
+    } else if (status == SL_OK) {
+        forward_head(forward, count - 1, count, session->logits);
+    }
+    if (status == SL_OK && output->mtp_rows > 0)
+        status =
+            forward_mtp(forward, &chunk, output->next_ids, output->mtp_rows, output->mtp_logits);
+    if (status != SL_OK) return explain_failure(session, status, error);
+    /* A page lost while we computed makes the result worthless: find out before it is used. */
+    SL_TRY(engine_check_files(engine, error));
+    memcpy(session->ids + start, tokens, sizeof *tokens * (size_t)count);
+    kv_cache_commit(session->cache, count);
+    session->logits_valid = true;
+    return SL_OK;
+}
+
+enum sl_status sl_session_append(sl_session *session, const int32_t *tokens, size_t count,
+                                 float *logits, struct sl_error *error)
+{
+    size_t vocab = (size_t)session->engine->model->config.vocab;
+    SL_TRY(check_tokens(session, tokens, count, sl_session_length(session), error));
+    SL_TRY(engine_check_files(session->engine, error));
+    for (size_t done = 0; done < count;) {
+        int32_t step = min_i32((int32_t)(count - done), session->engine->budget.chunk_tokens);
+        struct chunk_output output = {.logits = logits ? logits + done * vocab : NULL};
+        SL_TRY(run_chunk(session, tokens + done, step, &output, error));
+        done += (size_t)step;
+    }
+    return SL_OK;
+}
+
+enum sl_status sl_session_append_mtp(sl_session *session, const int32_t *tokens, size_t count,
+                                     float *logits, float *mtp_logits, struct sl_error *error)
+{
+    size_t vocab = (size_t)session->engine->model->config.vocab;
+    if (!session->engine->model->mtp.present)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
+                            "this engine has no MTP block: the checkpoint lacks it, or it was "
+                            "opened without");
+    if (session->cache->length_tokens != 0)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "MTP logits need a session from its first token on");
+    SL_TRY(check_tokens(session, tokens, count, 0, error));
+    SL_TRY(engine_check_files(session->engine, error));
+    for (size_t done = 0; done < count;) {
+        int32_t step = min_i32((int32_t)(count - done), session->engine->budget.chunk_tokens);
+        size_t following = count - done - 1; /* tokens after the chunk's first */
+        struct chunk_output output = {
+            .logits = logits ? logits + done * vocab : NULL,
+            .mtp_logits = mtp_logits + done * vocab,
+            .next_ids = tokens + done + 1,
+            .mtp_rows = min_i32(step, (int32_t)following),
+        };
+        SL_TRY(run_chunk(session, tokens + done, step, &output, error));
+        done += (size_t)step;
+    }
+    return SL_OK;
+}
+
+/* Tokens that the timeline and the request share, one less than all of the request so that at
+ * least one token is computed and leaves its logits. */
+static int32_t shared_prefix(const sl_session *session, const int32_t *tokens, size_t count)
+{
+    int32_t limit = min_i32(session->cache->length_tokens, (int32_t)count - 1);
+    int32_t shared = 0;
+    while (shared < limit && session->ids[shared] == tokens[shared])
+        shared++;
+    return shared;
+}
+
+enum sl_status sl_session_sync(sl_session *session, const int32_t *tokens, size_t count,
+                               sl_prefill_fn progress, void *context, struct sl_error *error)
+{
+    SL_TRY(check_tokens(session, tokens, count, 0, error));
+    if (count == 0) {
+        sl_session_reset(session);
+        return SL_OK;
+    }
+    if ((size_t)session->cache->length_tokens == count && session->logits_valid &&
+        memcmp(session->ids, tokens, sizeof *tokens * count) == 0)
+        return SL_OK;
+
+    int32_t shared = shared_prefix(session, tokens, count);
+    if (!kv_cache_truncate(session->cache, shared)) sl_session_reset(session);
+    session->logits_valid = false;
+    for (size_t done = sl_session_length(session); done < count;) {
+        if (progress && !progress(context, done, count))
+            return sl_error_set(error, SL_ERR_CANCELLED, 0,
+                                "stopped after %zu of %zu prompt tokens", done, count);
+        int32_t step = min_i32((int32_t)(count - done), session->engine->budget.chunk_tokens);
+        SL_TRY(sl_session_append(session, tokens + done, (size_t)step, NULL, error));
+        done += (size_t)step;
+    }
+    if (progress) progress(context, count, count);
+    SL_ASSERT(session->logits_valid && sl_session_length(session) == count);
+    return SL_OK;
+}
