@@ -317,8 +317,9 @@ enum sl_status tokenizer_file_read(const char *text, size_t bytes, const char *p
 {
     SL_ASSERT(!out->bpe && !out->pretokenizer && !out->vocabulary.tokens);
     if (bytes > TOKENIZER_FILE_BYTES_MAX)
-        return sl_error_set(error, SL_ERR_FORMAT, 0, "%s: %zu bytes; a tokenizer has at most %u",
-                            path, bytes, TOKENIZER_FILE_BYTES_MAX);
+        return sl_error_set(error, SL_ERR_FORMAT, 0,
+                            "%s: more than %u bytes; no tokenizer is that large", path,
+                            TOKENIZER_FILE_BYTES_MAX);
     json_error_t problem;
     json_t *file = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
     if (!file) {

@@ -85,7 +85,8 @@ static void pieces_of_all_lengths_join_as_the_definition_says(void **state)
 
         struct bpe_ids ids = {0};
         assert_int_equal(bpe_encode(bpe, piece, length, &ids), SL_OK);
-        if (ids.count != count || memcmp(ids.ids, expected, count * sizeof *expected) != 0)
+        if (ids.count != count ||
+            (count > 0 && memcmp(ids.ids, expected, count * sizeof *expected) != 0))
             fail_msg("seed %llu differs", (unsigned long long)seed);
         free(ids.ids);
         bpe_destroy(bpe);

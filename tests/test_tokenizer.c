@@ -9,6 +9,7 @@
 #include "runtime/utf8.h"
 
 #include <jansson.h>
+#include <pthread.h>
 #include <string.h>
 
 #define GOLDEN "tests/golden/tokenizer/"
@@ -282,6 +283,43 @@ static void ids_outside_the_vocabulary_have_no_bytes(void **state)
     sl_tokenizer_close(tokenizer);
 }
 
+static void *encode_often(void *tokenizer)
+{
+    static const char text[] = "Hello, world! 1234 <think> naïve \n\n  \xff";
+    int32_t *first = NULL, differing = 0;
+    size_t first_count = 0;
+    for (int32_t i = 0; i < 200; i++) {
+        int32_t *ids = NULL;
+        size_t count = 0;
+        if (sl_tokenizer_encode(tokenizer, text, sizeof text - 1, &ids, &count, NULL) != SL_OK)
+            return tokenizer;
+        if (!first) {
+            first = ids;
+            first_count = count;
+            continue;
+        }
+        differing += count != first_count || memcmp(ids, first, count * sizeof *ids) != 0;
+        free(ids);
+    }
+    free(first);
+    return differing ? tokenizer : NULL;
+}
+
+static void threads_share_a_tokenizer(void **state)
+{
+    (void)state;
+    sl_tokenizer *tokenizer = open_tokenizer(GOLDEN "tokenizer.json");
+    pthread_t threads[4];
+    for (size_t i = 0; i < SL_COUNT_OF(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_often, tokenizer), 0);
+    for (size_t i = 0; i < SL_COUNT_OF(threads); i++) {
+        void *failed = tokenizer;
+        assert_int_equal(pthread_join(threads[i], &failed), 0);
+        assert_null(failed);
+    }
+    sl_tokenizer_close(tokenizer);
+}
+
 static void text_above_the_limit_is_refused(void **state)
 {
     (void)state;
@@ -306,6 +344,7 @@ int main(void)
         cmocka_unit_test(a_million_invalid_bytes_become_replacement_characters),
         cmocka_unit_test(added_tokens_are_found_by_text_and_by_id),
         cmocka_unit_test(ids_outside_the_vocabulary_have_no_bytes),
+        cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(text_above_the_limit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
