@@ -74,7 +74,7 @@ struct expert_store_stats {
     uint64_t evictions;
     uint64_t bytes_read; /* from disk, alignment included */
     uint64_t reads, retries, failures;
-    uint64_t stall_ns; /* spent waiting in expert_store_wait */
+    uint64_t stall_ns; /* spent waiting for reads, in wait and in acquire */
     int32_t slots, slots_ready, slots_pinned;
     uint64_t slot_bytes, ram_bytes; /* of one slot; taken in all */
 };
@@ -87,8 +87,9 @@ void expert_store_destroy(struct expert_store *store); /* NULL is fine; no pins 
 
 /* Pins `count` distinct experts and starts reading the missing ones; returns at once. Fails with
  * SL_ERR_BUSY, pinning nothing, when fewer than `count` slots could be had: keep the sum of pins at
- * or below stats.slots. Views come back READY or PENDING (another view may wait for the same
- * expert), or FAILED where the read could not even start. */
+ * or below stats.slots. It waits in one case alone, when hinted reads under way hold the slots that
+ * are needed. Views come back READY or PENDING (another view may wait for the same expert), or
+ * FAILED where the read could not even start. */
 SL_MUST_USE enum sl_status expert_store_acquire(struct expert_store *store,
                                                 const struct expert_ref *refs, int32_t count,
                                                 struct expert_view *views);
@@ -100,8 +101,8 @@ void expert_store_wait(struct expert_store *store, struct expert_view *views, in
 /* Gives up the pins, PENDING and FAILED views included. */
 void expert_store_release(struct expert_store *store, struct expert_view *views, int32_t count);
 
-/* A hint: starts reading these experts into free or unpinned slots, as far as reads are left;
- * counts no hit or miss. */
+/* A hint: reads these experts into free or unpinned slots when no demanded read waits its turn;
+ * beyond EXPERT_PREFETCH_QUEUE_MAX the oldest hints are dropped. Counts no hit or miss. */
 void expert_store_prefetch(struct expert_store *store, const struct expert_ref *refs,
                            int32_t count);
 

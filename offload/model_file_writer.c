@@ -54,15 +54,23 @@ static uint64_t free_bytes(const struct model_file_writer *writer)
     return (uint64_t)space.f_bavail * space.f_frsize;
 }
 
+/* Bytes that the partial file occupies. */
+static uint64_t taken_bytes(const struct model_file_writer *writer)
+{
+    struct stat state;
+    return fstat(writer->fd, &state) == 0 ? (uint64_t)state.st_blocks * 512 : 0;
+}
+
 /* A failed write: `os_errno` decides what the user can do about it. */
 static enum sl_status write_error(const struct model_file_writer *writer, int os_errno,
                                   struct sl_error *error)
 {
     if (os_errno == ENOSPC || os_errno == EDQUOT)
         return sl_error_set(error, SL_ERR_IO, os_errno,
-                            "no room for %s: the packed file needs %" PRIu64 " bytes, %" PRIu64
-                            " are free there; make room or choose another place",
-                            writer->partial, writer->head.file_bytes, free_bytes(writer));
+                            "no room for %s: it needs %" PRIu64 " bytes and has taken %" PRIu64
+                            " of them, %" PRIu64 " are free; make room or choose another place",
+                            writer->partial, writer->head.file_bytes, taken_bytes(writer),
+                            free_bytes(writer));
     if (os_errno == EFBIG)
         return sl_error_set(error, SL_ERR_IO, os_errno,
                             "%s may not grow to %" PRIu64
@@ -154,10 +162,9 @@ static void claim_earlier(struct model_file_writer *writer, uint64_t file_bytes)
 }
 
 /* Takes the disk space of the whole file, so that it cannot run out half way. */
-static enum sl_status reserve_space(struct model_file_writer *writer, const struct stat *state,
-                                    struct sl_error *error)
+static enum sl_status reserve_space(struct model_file_writer *writer, struct sl_error *error)
 {
-    uint64_t taken = (uint64_t)state->st_blocks * 512;
+    uint64_t taken = taken_bytes(writer);
     uint64_t total = writer->head.file_bytes;
     int failed;
     if (total > taken && total - taken > free_bytes(writer))
@@ -178,12 +185,12 @@ static enum sl_status start_partial(struct model_file_writer *writer, struct sl_
     struct stat state;
     if (fstat(writer->fd, &state) != 0) return write_error(writer, errno, error);
     claim_earlier(writer, (uint64_t)state.st_size);
-    if (writer->claimed_count == 0) {
-        /* Old index entries must not outlive the file they belong to. */
-        if (ftruncate(writer->fd, 0) != 0 || fstat(writer->fd, &state) != 0)
-            return write_error(writer, errno, error);
-    }
-    SL_TRY(reserve_space(writer, &state, error));
+    /* Old index entries must not outlive the file they belong to. */
+    if (writer->claimed_count == 0 && ftruncate(writer->fd, 0) != 0)
+        return write_error(writer, errno, error);
+    /* What an earlier run wrote may still be on its way to the disk. */
+    writer->dirty = true;
+    SL_TRY(reserve_space(writer, error));
     model_file_head_encode(&writer->head, head);
     int failure = file_range_write(writer->fd, head, sizeof head, 0);
     return failure ? write_error(writer, -failure, error) : SL_OK;

@@ -1,9 +1,12 @@
 /* Arithmetic of the memory plan, and what this machine has; see the header. */
 #include "runtime/budget.h"
 
+#include "offload/expert_fetch.h"
+#include "offload/expert_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/workspace.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 /* Left alone when the plan takes what the machine can spare: the system, and the page cache that
@@ -60,35 +63,34 @@ static enum sl_status choose_tokens(const struct budget_request *request, struct
 /* The bound for experts: as asked, or what is left of the machine, never more than all of them. */
 static void choose_expert_ram(const struct budget_request *request, struct budget *out)
 {
-    const struct expert_source *source = request->source;
-    uint64_t rest = out->dense_bytes + out->session_bytes + out->workspace_bytes;
-    uint64_t slot = source->slot_bytes;
-    /* Unpacked experts pass through staging buffers, eight reads at a time. */
-    uint64_t all = out->expert_disk_bytes + 16 * slot;
+    uint64_t slot = request->source->slot_bytes;
+    uint64_t taken = out->dense_bytes + out->session_bytes + out->workspace_bytes;
+    uint64_t all = out->expert_disk_bytes + out->staging_bytes;
     out->expert_ram_bytes = request->ram_bytes;
     if (request->ram_bytes == 0) {
-        uint64_t taken = rest + BUDGET_RESERVE_BYTES;
-        uint64_t spare = out->available_bytes > taken ? out->available_bytes - taken : 0;
-        uint64_t floor_bytes = ((uint64_t)out->slots_min + 16) * slot;
+        uint64_t kept = taken + BUDGET_RESERVE_BYTES;
+        uint64_t spare = out->available_bytes > kept ? out->available_bytes - kept : 0;
         out->expert_ram_bytes = spare < all ? spare : all;
-        if (out->expert_ram_bytes < floor_bytes) out->expert_ram_bytes = floor_bytes;
+        if (out->expert_ram_bytes < out->expert_ram_min_bytes)
+            out->expert_ram_bytes = out->expert_ram_min_bytes;
     }
-    uint64_t slots = out->expert_ram_bytes / slot;
-    out->slots_estimate =
-        slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
+    uint64_t slots = out->expert_ram_bytes > out->staging_bytes
+                         ? (out->expert_ram_bytes - out->staging_bytes) / slot
+                         : 0;
+    out->slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
 }
 
-static void judge(const struct budget_request *request, struct budget *out)
+static void judge(struct budget *out)
 {
     uint64_t need = out->session_bytes + out->workspace_bytes + out->expert_ram_bytes;
-    uint64_t least = (uint64_t)out->slots_min * request->source->slot_bytes;
     out->fits = true;
-    if (out->expert_ram_bytes < least) {
+    if (out->slots < out->slots_min) {
         out->fits = false;
-        snprintf(
-            out->advice, sizeof out->advice,
-            "the bound for experts holds %d of them, one token needs %d: give at least %.1f MiB",
-            out->slots_estimate, out->slots_min, (double)least / 1048576.0);
+        snprintf(out->advice, sizeof out->advice,
+                 "give --ram %" PRIu64 " or more (%.1f MiB): one token needs %" PRId32
+                 " experts at a time",
+                 out->expert_ram_min_bytes, (double)out->expert_ram_min_bytes / 1048576.0,
+                 out->slots_min);
     } else if (out->available_bytes && need > out->available_bytes) {
         out->fits = false;
         snprintf(out->advice, sizeof out->advice,
@@ -122,8 +124,11 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     out->expert_disk_bytes = (uint64_t)out->experts_total * source->slot_bytes;
     out->available_bytes = machine_available_bytes();
     out->slots_min = config->experts_per_token;
+    SL_TRY(expert_plan_check_source(source, error));
+    out->staging_bytes = expert_fetcher_staging_bytes(source, BUDGET_READ_DEPTH);
+    out->expert_ram_min_bytes = out->staging_bytes + (uint64_t)out->slots_min * source->slot_bytes;
     choose_expert_ram(request, out);
-    judge(request, out);
-    SL_ASSERT(out->slots_estimate >= 0 && out->slots_estimate <= out->experts_total);
+    judge(out);
+    SL_ASSERT(out->slots >= 0 && out->slots <= out->experts_total);
     return SL_OK;
 }

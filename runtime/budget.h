@@ -22,8 +22,10 @@ struct budget {
     uint64_t expert_ram_bytes;            /* bound for the expert store: slots and staging */
     uint64_t expert_disk_bytes;           /* all routed experts */
     uint64_t available_bytes;             /* of this machine, now (cgroup limit included) */
+    uint64_t staging_bytes;               /* of expert_ram_bytes: reads that do not land in slots */
+    uint64_t expert_ram_min_bytes;        /* the smallest bound that runs one token */
     int32_t slots_min;                    /* fewer cannot run one token */
-    int32_t slots_estimate;               /* that expert_ram_bytes will hold */
+    int32_t slots;                        /* that expert_ram_bytes holds beside the staging */
     int32_t experts_total;
     bool fits;        /* all of it in available_bytes, and slots_min in the bound */
     char advice[256]; /* what to change when it does not; else "" */
@@ -32,6 +34,7 @@ struct budget {
 #define BUDGET_CONTEXT_DEFAULT 4096
 #define BUDGET_CHUNK_DEFAULT   256
 #define BUDGET_CHUNK_MAX       16384
+#define BUDGET_READ_DEPTH      8 /* whole experts in flight; more gains nothing on one drive */
 
 /* Fills the plan; SL_ERR_ARGUMENT for options out of range (a context beyond the model's). */
 SL_MUST_USE enum sl_status budget_plan(const struct budget_request *request, struct budget *out,

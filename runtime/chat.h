@@ -78,8 +78,7 @@ const struct json_value *chat_call_id(const struct json_value *call);
 /* Reads the input's messages and makes turns of them. Release with chat_conversation_deinit, which
  * may also be called after a failure or on zeros. */
 SL_MUST_USE enum sl_status chat_conversation_init(const struct json_value *input, bool is_thinking,
-                                                  bool drop_thinking,
-                                                  struct chat_conversation *out,
+                                                  bool drop_thinking, struct chat_conversation *out,
                                                   struct sl_error *error);
 void chat_conversation_deinit(struct chat_conversation *conversation);
 

@@ -150,8 +150,9 @@ static enum sl_status read_call_name(struct completion *completion, struct span 
     size_t first_param = find_mark(completion, completion->position, end, CHAT_PARAM_TAG);
     if (first_param != SIZE_MAX) end = first_param;
 
+    static const char space[] = {' ', '\t', '\n', '\r', '\f', '\v'};
     while (completion->position < end &&
-           strchr(" \t\n\r\f\v", completion->text[completion->position]))
+           memchr(space, completion->text[completion->position], sizeof space))
         completion->position++;
     if (!skip_mark(completion, CHAT_NAME))
         return malformed(completion, "expected 'name=\"' in a tool call");

@@ -228,7 +228,7 @@ static enum sl_status put_message(const struct chat_conversation *conversation, 
     case CHAT_ROLE_ASSISTANT: return put_assistant(conversation, idx, out, error);
     case CHAT_ROLE_TOOL: break;
     }
-    SL_ASSERT(!"tool messages are merged into user turns");
+    SL_ASSERT(message->role != CHAT_ROLE_TOOL); /* merged into user turns */
     return SL_ERR_ARGUMENT;
 }
 

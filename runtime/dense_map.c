@@ -14,8 +14,10 @@
 /* Written under the lock, read by the handler at any moment. */
 static _Atomic(struct dense_map *) registered[DENSE_MAPS_MAX];
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool handler_installed;
-static struct sigaction previous_action; /* written once, before the handler is installed */
+static struct sigaction previous_action; /* written before the handler is installed */
+/* Set while a fault is passed on: a handler that was put above ours and passes on to us must not
+ * get the same fault again. */
+static _Thread_local volatile sig_atomic_t passing_on;
 
 /* ---- the handler -------------------------------------------------------------------------- */
 
@@ -36,7 +38,11 @@ static bool replace_lost_pages(struct dense_map *map, uintptr_t address)
 
 static void pass_on(int signal_number, siginfo_t *info, void *context)
 {
-    if (previous_action.sa_flags & SA_SIGINFO) {
+    bool is_nested = passing_on;
+    passing_on = 1;
+    if (is_nested) {
+        signal(SIGBUS, SIG_DFL);
+    } else if (previous_action.sa_flags & SA_SIGINFO) {
         previous_action.sa_sigaction(signal_number, info, context);
     } else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
         previous_action.sa_handler(signal_number);
@@ -61,20 +67,22 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context)
         return;
     }
     pass_on(signal_number, info, context);
+    passing_on = 0;
     errno = saved_errno;
 }
 
+/* Puts our handler in front of whatever is there, unless it is ours already: somebody may have
+ * replaced it since the last mapping was opened. */
 static bool install_handler(void)
 {
-    struct sigaction action = {0};
-    if (handler_installed) return true;
+    struct sigaction action = {0}, current;
+    if (sigaction(SIGBUS, NULL, &current) != 0) return false;
+    if ((current.sa_flags & SA_SIGINFO) && current.sa_sigaction == on_sigbus) return true;
+    previous_action = current;
     action.sa_sigaction = on_sigbus;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
-    if (sigaction(SIGBUS, NULL, &previous_action) != 0) return false;
-    if (sigaction(SIGBUS, &action, NULL) != 0) return false;
-    handler_installed = true;
-    return true;
+    return sigaction(SIGBUS, &action, NULL) == 0;
 }
 
 static enum sl_status enter_registry(struct dense_map *map, struct sl_error *error)

@@ -1,9 +1,9 @@
 /* A file mapped for reading, whose truncation by somebody else does not kill the process.
  *
- * Touching a page that the file no longer has raises SIGBUS. A handler, installed with the first
- * mapping and kept for the life of the process, puts zero pages in place of what was lost and marks
- * the mapping; faults elsewhere go to the handler that was there before. The table of mappings that
- * the handler reads is this program's one mutable global: a signal carries no context of ours.
+ * Touching a page that the file no longer has raises SIGBUS. A handler, in place from the first
+ * mapping on, puts zero pages where something was lost and marks the mapping; faults elsewhere go
+ * to the handler that was there before. The table of mappings that the handler reads is this
+ * program's one mutable global, with a lock: a signal carries no context of ours.
  *
  * Open and close from any thread; reading from any thread while open. */
 #ifndef SLUICE_RUNTIME_DENSE_MAP_H

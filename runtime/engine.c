@@ -1,11 +1,11 @@
 /* Opening and closing an engine: model, experts' source, memory plan, store, tokenizer. */
 #include "runtime/engine.h"
 
+#include "runtime/pack.h"
+
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
-
-#define ENGINE_READ_DEPTH 8 /* whole experts in flight; more gains nothing on one drive */
 
 const char *sl_version(void)
 {
@@ -42,52 +42,6 @@ static char *join_path(const char *directory, const char *name)
     return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
 }
 
-/* A packed file must be of this checkpoint and hold at least the layers that will run. */
-static enum sl_status check_packed(const sl_engine *engine, const char *path,
-                                   struct sl_error *error)
-{
-    const struct model *model = engine->model;
-    const struct expert_source *packed = model_file_source(engine->packed);
-    uint64_t fingerprint;
-    SL_TRY(model_fingerprint(model, &fingerprint, error));
-    if (fingerprint != model_file_fingerprint(engine->packed))
-        return sl_error_set(error, SL_ERR_FORMAT, 0,
-                            "%s was packed from another checkpoint: pack again, or remove it",
-                            path);
-    if (packed->layers < model->experts.layers || packed->experts != model->experts.experts ||
-        packed->slot_bytes != model->experts.slot_bytes)
-        return sl_error_set(error, SL_ERR_FORMAT, 0,
-                            "%s holds %d layers of %d experts of %zu bytes, the checkpoint has %d "
-                            "of %d of %zu: pack again",
-                            path, packed->layers, packed->experts, packed->slot_bytes,
-                            model->experts.layers, model->experts.experts,
-                            model->experts.slot_bytes);
-    return SL_OK;
-}
-
-/* Experts come from the packed file named, from the one in the directory, or unpacked. */
-static enum sl_status choose_source(sl_engine *engine, const struct sl_engine_options *options,
-                                    struct sl_error *error)
-{
-    char *default_path = NULL;
-    const char *path = options->experts_file;
-    enum sl_status status = SL_OK;
-    engine->source = engine->model->experts;
-    if (!path) {
-        default_path = join_path(options->model_dir, "experts.sluice");
-        if (!default_path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
-        if (access(default_path, F_OK) == 0) path = default_path;
-    }
-    if (path && *path) {
-        status = model_file_open(path, !options->buffered_io, &engine->packed, error);
-        if (status == SL_OK) status = check_packed(engine, path, error);
-        if (status == SL_OK) engine->source = *model_file_source(engine->packed);
-        engine->source.layers = engine->model->experts.layers;
-    }
-    free(default_path);
-    return status;
-}
-
 static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_options *options,
                                 struct sl_error *error)
 {
@@ -110,7 +64,7 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
     struct expert_store_options store = {.source = &engine->source,
                                          .ram_bytes = engine->budget.expert_ram_bytes,
                                          .slots_min = engine->budget.slots_min,
-                                         .depth = ENGINE_READ_DEPTH,
+                                         .depth = BUDGET_READ_DEPTH,
                                          .io_override = io,
                                          .io = options->io == SL_IO_URING   ? IO_URING
                                                : options->io == SL_IO_PREAD ? IO_PREAD
@@ -168,7 +122,8 @@ enum sl_status engine_open_with_io(const struct sl_engine_options *options, cons
     if (!engine) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     engine->numerics = options->numerics;
     enum sl_status status = open_model(engine, options, error);
-    if (status == SL_OK) status = choose_source(engine, options, error);
+    if (status == SL_OK)
+        status = pack_open_source(engine->model, options, &engine->packed, &engine->source, error);
     if (status == SL_OK) status = make_plan(engine, options, error);
     if (status == SL_OK) status = open_store(engine, options, io, error);
     if (status == SL_OK) status = open_compute(engine, options, error);

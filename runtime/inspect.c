@@ -1,12 +1,9 @@
 /* sl_inspect: opens a checkpoint without touching its experts and adds up what lies where. */
 #include "runtime/inspect.h"
-#include "offload/expert_fetch.h"
 #include "runtime/model_files.h"
 #include "runtime/pack.h"
 
 #include <string.h>
-
-#define INSPECT_READ_DEPTH 8 /* whole experts in flight, as in the engine */
 
 /* Cuts "layers.N." or "mtp.0." off a name. */
 static const char *name_in_layer(const char *name)
@@ -87,27 +84,14 @@ static void count_layers(struct inspection *inspection)
 static enum sl_status plan(struct inspection *inspection, const struct sl_engine_options *options,
                            const struct expert_source *source, struct sl_error *error)
 {
-    struct budget *budget = &inspection->budget;
     struct budget_request request = {.model = inspection->model,
                                      .source = source,
                                      .ram_bytes = options->ram_bytes,
                                      .context_tokens = options->context_tokens,
                                      .chunk_tokens = options->chunk_tokens,
                                      .numerics = options->numerics};
-    SL_TRY(expert_plan_check_source(source, error));
-    SL_TRY(budget_plan(&request, budget, error));
+    SL_TRY(budget_plan(&request, &inspection->budget, error));
     inspection->slot_bytes = source->slot_bytes;
-    inspection->staging_bytes = expert_fetcher_staging_bytes(source, INSPECT_READ_DEPTH);
-    inspection->ram_min_bytes =
-        inspection->staging_bytes + (uint64_t)budget->slots_min * source->slot_bytes;
-    uint64_t left = budget->expert_ram_bytes > inspection->staging_bytes
-                        ? budget->expert_ram_bytes - inspection->staging_bytes
-                        : 0;
-    uint64_t slots = left / source->slot_bytes;
-    inspection->slots =
-        slots < (uint64_t)budget->experts_total ? (int32_t)slots : budget->experts_total;
-    inspection->fits = budget->fits && inspection->slots >= budget->slots_min;
-    SL_ASSERT(inspection->slots >= 0);
     return SL_OK;
 }
 

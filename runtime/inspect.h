@@ -32,10 +32,6 @@ struct inspection {
     struct inspect_sum sums[INSPECT_PARTS];
     int32_t layers_windowed, layers_ratio_4, layers_ratio_128; /* main layers by kind */
     size_t slot_bytes;
-    uint64_t staging_bytes; /* of expert_ram_bytes: where unaligned reads arrive */
-    uint64_t ram_min_bytes; /* least bound for experts that runs a token */
-    int32_t slots;          /* experts in RAM under the bound */
-    bool fits;
 };
 
 /* The report as aligned text or as JSON, in heap memory; NULL when memory ran out. */

@@ -112,13 +112,16 @@ static void print_places(FILE *out, const struct inspection *inspection)
         if (inspection->sums[part].tensors)
             print_row(out, part_texts[part].name, inspection->sums[part].bytes,
                       "mapped, in the page cache");
-    print_row(out, part_texts[INSPECT_ROUTED].name, budget->expert_disk_bytes,
+    print_row(out, part_texts[INSPECT_ROUTED].name,
+              inspection->packed_path ? budget->expert_disk_bytes
+                                      : inspection->sums[INSPECT_ROUTED].bytes,
               inspection->packed_path ? "disk, packed" : "disk, as published");
-    snprintf(where, sizeof where, "RAM, %" PRId32 " of %" PRId32 " experts", inspection->slots,
-             budget->experts_total);
-    print_row(out, "  of them", (uint64_t)inspection->slots * inspection->slot_bytes, where);
-    if (inspection->staging_bytes)
-        print_row(out, "  on their way", inspection->staging_bytes, "RAM, pack to do without");
+    snprintf(where, sizeof where, "RAM, %" PRId32 " of %" PRId32 " experts",
+             inspection->budget.slots, budget->experts_total);
+    print_row(out, "  of them", (uint64_t)inspection->budget.slots * inspection->slot_bytes, where);
+    if (inspection->budget.staging_bytes)
+        print_row(out, "  on their way", inspection->budget.staging_bytes,
+                  "RAM, pack to do without");
     snprintf(where, sizeof where, "RAM, a session of %" PRId32 " tokens", budget->context_tokens);
     print_row(out, "KV cache", budget->session_bytes, where);
     snprintf(where, sizeof where, "RAM, chunks of %" PRId32 " tokens", budget->chunk_tokens);
@@ -132,15 +135,11 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     fprintf(out, "\nmemory\n");
     print_row(out, "all of it", total_bytes(inspection), "mapped and RAM together");
     print_row(out, "bound for experts", budget->expert_ram_bytes, "--ram");
-    print_row(out, "least for experts", inspection->ram_min_bytes, "the smallest --ram that runs");
-    print_row(out, "free on this machine", budget->available_bytes, "");
-    if (inspection->fits)
-        fprintf(out, "fits        yes\n");
-    else if (inspection->slots < budget->slots_min)
-        fprintf(out, "fits        no: give --ram %" PRIu64 " or more (%s)\n",
-                inspection->ram_min_bytes, size_text(inspection->ram_min_bytes).text);
-    else
-        fprintf(out, "fits        no: %s\n", budget->advice);
+    print_row(out, "least for experts", inspection->budget.expert_ram_min_bytes,
+              "the smallest --ram that runs");
+    print_row(out, "free on this machine", budget->available_bytes, "now");
+    fprintf(out, "fits        %s%s\n",
+            inspection->budget.fits ? "yes" : "no: ", inspection->budget.advice);
 }
 
 char *inspect_text(const struct inspection *inspection)
@@ -211,10 +210,11 @@ static json_t *memory_json(const struct inspection *inspection)
         json_bytes(b->dense_bytes), "session_bytes", json_bytes(b->session_bytes),
         "workspace_bytes", json_bytes(b->workspace_bytes), "expert_ram_bytes",
         json_bytes(b->expert_ram_bytes), "expert_disk_bytes", json_bytes(b->expert_disk_bytes),
-        "staging_bytes", json_bytes(inspection->staging_bytes), "ram_min_bytes",
-        json_bytes(inspection->ram_min_bytes), "total_bytes", json_bytes(total_bytes(inspection)),
-        "available_bytes", json_bytes(b->available_bytes), "slots", inspection->slots, "slots_min",
-        b->slots_min, "experts", b->experts_total, "fits", inspection->fits);
+        "staging_bytes", json_bytes(inspection->budget.staging_bytes), "ram_min_bytes",
+        json_bytes(inspection->budget.expert_ram_min_bytes), "total_bytes",
+        json_bytes(total_bytes(inspection)), "available_bytes", json_bytes(b->available_bytes),
+        "slots", inspection->budget.slots, "slots_min", b->slots_min, "experts", b->experts_total,
+        "fits", inspection->budget.fits);
 }
 
 char *inspect_json(const struct inspection *inspection)

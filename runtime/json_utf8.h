@@ -10,7 +10,8 @@
 /* Offset of the first byte that is not part of valid UTF-8, or `bytes` when all are. */
 size_t json_utf8_find_invalid(const char *text, size_t bytes);
 
-/* Writes one character, code <= 0x10ffff and no surrogate, in 1 to 4 bytes of `out`; returns how many. */
+/* Writes one character, code <= 0x10ffff and no surrogate, in 1 to 4 bytes of `out`; returns how
+ * many. */
 size_t json_utf8_put(uint32_t code, char *out);
 
 #endif

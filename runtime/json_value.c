@@ -27,6 +27,7 @@ bool json_value_is(const struct json_value *value, const char *text)
 bool json_value_is_truthy(const struct json_value *value)
 {
     if (!value) return false;
+    SL_ASSERT(value->type <= JSON_OBJECT);
     switch (value->type) {
     case JSON_NULL: return false;
     case JSON_BOOL: return value->truth;
@@ -36,13 +37,13 @@ bool json_value_is_truthy(const struct json_value *value)
     case JSON_ARRAY:
     case JSON_OBJECT: return value->count > 0;
     }
-    SL_ASSERT(!"a JSON type");
     return false;
 }
 
 const char *json_value_kind(const struct json_value *value)
 {
     if (!value) return "nothing";
+    SL_ASSERT(value->type <= JSON_OBJECT);
     switch (value->type) {
     case JSON_NULL: return "null";
     case JSON_BOOL: return value->truth ? "true" : "false";
@@ -52,7 +53,6 @@ const char *json_value_kind(const struct json_value *value)
     case JSON_ARRAY: return "an array";
     case JSON_OBJECT: return "an object";
     }
-    SL_ASSERT(!"a JSON type");
     return "";
 }
 
@@ -104,7 +104,7 @@ static void write_container(const struct json_value *container, struct text_buff
 
 void json_value_write(const struct json_value *value, struct text_buffer *out)
 {
-    SL_ASSERT(value && out);
+    SL_ASSERT(value && out && value->type <= JSON_OBJECT);
     switch (value->type) {
     case JSON_NULL: text_buffer_append_text(out, "null"); return;
     case JSON_BOOL: text_buffer_append_text(out, value->truth ? "true" : "false"); return;
@@ -114,5 +114,4 @@ void json_value_write(const struct json_value *value, struct text_buffer *out)
     case JSON_ARRAY:
     case JSON_OBJECT: write_container(value, out); return;
     }
-    SL_ASSERT(!"a JSON type");
 }

@@ -22,6 +22,7 @@
 struct config_source {
     const json_t *root;
     const char *path;
+    const char *outer; /* of fields within an object: "rope_scaling.", else "" */
     struct sl_error *error;
 };
 
@@ -42,8 +43,8 @@ static enum sl_status refuse(const struct config_source *source, enum sl_status 
                              const char *field, const char *expected, const json_t *found)
 {
     char buffer[FOUND_BYTES_MAX];
-    return sl_error_set(source->error, status, 0, "%s: field %s: expected %s, found %s%s",
-                        source->path, field, expected, describe_value(found, buffer),
+    return sl_error_set(source->error, status, 0, "%s: field %s%s: expected %s, found %s%s",
+                        source->path, source->outer, field, expected, describe_value(found, buffer),
                         status == SL_ERR_UNSUPPORTED ? ": this version cannot run such a model"
                                                      : "");
 }
@@ -210,13 +211,15 @@ static enum sl_status check_fixed_fields(const struct config_source *source,
     return SL_OK;
 }
 
-/* Turns `inner`, a copy of `source`, to an object inside it. */
+/* Turns `inner`, a copy of `source`, to the object `field` inside it, whose fields get the name
+ * `outer` in front. */
 static enum sl_status enter(const struct config_source *source, const char *field,
-                            struct config_source *inner)
+                            const char *outer, struct config_source *inner)
 {
     const json_t *value = json_object_get(source->root, field);
     if (!json_is_object(value)) return refuse(source, SL_ERR_FORMAT, field, "an object", value);
     inner->root = value;
+    inner->outer = outer;
     return SL_OK;
 }
 
@@ -224,11 +227,11 @@ static enum sl_status read_rope_scaling(const struct config_source *source,
                                         struct model_config *out)
 {
     struct config_source rope = *source;
-    SL_TRY(enter(source, "rope_scaling", &rope));
+    SL_TRY(enter(source, "rope_scaling", "rope_scaling.", &rope));
     const json_t *type = json_object_get(rope.root, "type");
     if (!type) type = json_object_get(rope.root, "rope_type");
     if (!json_is_string(type) || strcmp(json_string_value(type), "yarn") != 0)
-        return refuse(&rope, SL_ERR_UNSUPPORTED, "rope_scaling.type", "\"yarn\"", type);
+        return refuse(&rope, SL_ERR_UNSUPPORTED, "type", "\"yarn\"", type);
     SL_TRY(read_real_fields(&rope, rope_real_fields, SL_COUNT_OF(rope_real_fields), out));
     return read_whole_fields(&rope, rope_whole_fields, SL_COUNT_OF(rope_whole_fields), out);
 }
@@ -318,7 +321,7 @@ static enum sl_status read_config(const struct config_source *source, struct mod
 {
     struct config_source quantization = *source;
     SL_TRY(check_fixed_fields(source, fixed_fields, SL_COUNT_OF(fixed_fields)));
-    SL_TRY(enter(source, "quantization_config", &quantization));
+    SL_TRY(enter(source, "quantization_config", "quantization_config.", &quantization));
     SL_TRY(
         check_fixed_fields(&quantization, quantization_fields, SL_COUNT_OF(quantization_fields)));
     SL_TRY(read_whole_fields(source, whole_fields, SL_COUNT_OF(whole_fields), out));
@@ -344,7 +347,7 @@ enum sl_status model_config_parse(const char *text, size_t bytes, const char *pa
     if (!root)
         return sl_error_set(error, SL_ERR_FORMAT, 0, "%s: expected JSON, found an error: %s", path,
                             bytes ? json_error.text : "the file is empty");
-    struct config_source source = {root, path, error};
+    struct config_source source = {root, path, "", error};
     enum sl_status status = json_is_object(root) ? read_config(&source, &config)
                                                  : sl_error_set(error, SL_ERR_FORMAT, 0,
                                                                 "%s: expected a JSON object", path);

@@ -30,7 +30,8 @@ SL_API SL_MUST_USE enum sl_status sl_tokenizer_open(const char *path, sl_tokeniz
 SL_API void sl_tokenizer_close(sl_tokenizer *tokenizer);
 
 /* Ids of `text` (`bytes` long; invalid UTF-8 counts as U+FFFD). Added tokens are recognised and
- * nothing is prepended. `*ids` is the caller's to free; [*count]. */
+ * nothing is prepended. `*ids` is the caller's to free; [*count]. Threads may use one tokenizer at
+ * once. */
 SL_API SL_MUST_USE enum sl_status sl_tokenizer_encode(const sl_tokenizer *tokenizer,
                                                       const char *text, size_t bytes, int32_t **ids,
                                                       size_t *count, struct sl_error *error);
@@ -48,9 +49,9 @@ struct sl_text_stream {
     int32_t held_bytes;
 };
 
-/* Appends `bytes` raw bytes and writes what is complete to `out` (at least bytes + 16 long);
- * invalid sequences become U+FFFD, one for each 3 bytes of room. Returns the bytes written: at most
- * 3 * (bytes + 8), which `out` must hold. With bytes == 0 the held tail is flushed. */
+/* Appends `bytes` raw bytes and writes to `out` all characters that are complete now; invalid bytes
+ * become U+FFFD. `out` must hold 3 * (bytes + 8). Returns the bytes written. bytes == 0 ends the
+ * text: a character that is still incomplete becomes U+FFFD, so do not push empty tokens. */
 SL_API size_t sl_text_stream_push(struct sl_text_stream *stream, const char *data, size_t bytes,
                                   char *out);
 

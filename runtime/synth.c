@@ -13,8 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BLOCK_BYTES      (4u << 20)  /* written at once, and between two calls of progress */
-#define JSON_SPARE_BYTES (64u << 20) /* allowed for headers and small files in the space check */
+#define BLOCK_BYTES (4u << 20) /* written at once, and between two calls of progress */
 
 struct synth_run {
     struct synth_plan plan;
@@ -30,6 +29,14 @@ struct synth_run {
 static enum sl_status no_memory(struct sl_error *error)
 {
     return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to write the checkpoint");
+}
+
+/* Bytes of the checkpoint on disk, a little more than will be used: data, headers and index by the
+ * number of tensors, the tokenizer by its vocabulary. */
+static uint64_t disk_bytes(const struct synth_plan *plan)
+{
+    return plan->total_bytes + 512 * (uint64_t)plan->count + 64 * (uint64_t)plan->config.vocab +
+           (1u << 20);
 }
 
 static void shard_name(const struct synth_run *run, int32_t shard, char *out, size_t bytes)
@@ -232,9 +239,9 @@ static enum sl_status write_config(struct synth_run *run)
 static enum sl_status write_all(struct synth_run *run)
 {
     size_t next = 0;
-    char *tokenizer = synth_tokenizer_text();
+    char *tokenizer = synth_tokenizer_text(run->plan.config.vocab);
     const struct model_config *c = &run->plan.config;
-    SL_ASSERT(c->vocab >= SYNTH_TOKENIZER_IDS_MAX);
+    SL_ASSERT(c->vocab >= SYNTH_TOKENIZER_VOCAB_MIN);
     enum sl_status status = write_text(run, "tokenizer.json", tokenizer);
     free(tokenizer);
     for (int32_t shard = 0; status == SL_OK && shard < run->plan.shard_count; shard++)
@@ -265,8 +272,7 @@ enum sl_status sl_synth(const char *preset, const char *directory, int32_t layer
     run.block = malloc(BLOCK_BYTES);
     enum sl_status status = run.block ? SL_OK : no_memory(error);
     if (status == SL_OK)
-        status = synth_files_begin(&run.files, directory, run.plan.total_bytes + JSON_SPARE_BYTES,
-                                   error);
+        status = synth_files_begin(&run.files, directory, disk_bytes(&run.plan), error);
     if (status == SL_OK) {
         status = write_all(&run);
         synth_files_deinit(&run.files, status == SL_OK);

@@ -1,5 +1,6 @@
 /* Temporary names, ownership of the directory, and undoing; see the header. */
 #include "runtime/synth_files.h"
+#include "offload/file_range.h"
 #include "runtime/text_file.h"
 
 #include <dirent.h>
@@ -109,6 +110,19 @@ static bool remove_our_entry(int fd, const char *name)
 
 /* ---- begin -------------------------------------------------------------------------------- */
 
+static enum sl_status place_marker(struct synth_files *files, struct sl_error *error)
+{
+    char *marker = join(files->directory, MARKER_NAME, "");
+    if (!marker) return no_memory(error);
+    int fd = open(marker, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    int os_errno = errno;
+    free(marker);
+    if (fd < 0) return write_failed(files, os_errno, error);
+    close(fd);
+    files->placed_marker = true;
+    return SL_OK;
+}
+
 static enum sl_status take_directory(struct synth_files *files, struct sl_error *error)
 {
     bool empty = true, removed = true;
@@ -119,12 +133,14 @@ static enum sl_status take_directory(struct synth_files *files, struct sl_error 
                             files->directory, strerror(errno));
     }
     SL_TRY(each_entry(files->directory, refuse_entry, &empty, error));
-    if (empty) return SL_OK;
-    if (!is_marked(files->directory))
+    if (!empty && !is_marked(files->directory))
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
                             "%s: expected an empty directory or a synthetic checkpoint, found "
                             "other files: choose another directory",
                             files->directory);
+    /* Before anything goes: a run killed from here on leaves a directory that is known as ours. */
+    SL_TRY(place_marker(files, error));
+    if (empty) return SL_OK;
     /* The configuration goes first: from then on nothing opens. */
     char *config = join(files->directory, CONFIG_NAME, "");
     if (!config) return no_memory(error);
@@ -142,20 +158,8 @@ static enum sl_status check_space(const struct synth_files *files, uint64_t byte
     uint64_t available = (uint64_t)system.f_bavail * system.f_frsize;
     if (available >= bytes) return SL_OK;
     return sl_error_set(error, SL_ERR_IO, ENOSPC,
-                        "%s: expected %.2f GB of free space for the checkpoint, found %.2f GB",
-                        files->directory, (double)bytes / 1e9, (double)available / 1e9);
-}
-
-static enum sl_status place_marker(const struct synth_files *files, struct sl_error *error)
-{
-    char *marker = join(files->directory, MARKER_NAME, "");
-    if (!marker) return no_memory(error);
-    int fd = open(marker, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    int os_errno = errno;
-    free(marker);
-    if (fd < 0) return write_failed(files, os_errno, error);
-    close(fd);
-    return SL_OK;
+                        "%s: expected %.1f MB of free space for the checkpoint, found %.1f MB",
+                        files->directory, (double)bytes / 1e6, (double)available / 1e6);
 }
 
 static void remove_marker(const struct synth_files *files)
@@ -174,7 +178,6 @@ enum sl_status synth_files_begin(struct synth_files *files, const char *director
     if (!files->directory) return no_memory(error);
     enum sl_status status = take_directory(files, error);
     if (status == SL_OK) status = check_space(files, bytes, error);
-    if (status == SL_OK) status = place_marker(files, error);
     if (status != SL_OK) synth_files_deinit(files, false);
     return status;
 }
@@ -194,21 +197,17 @@ enum sl_status synth_files_create(struct synth_files *files, const char *name, i
                                 join(files->directory, name, PART_SUFFIX), false};
     files->count++;
     if (!file->path || !file->temporary) return no_memory(error);
+    files->written_bytes = 0;
     *fd = open(file->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     return *fd < 0 ? write_failed(files, errno, error) : SL_OK;
 }
 
-enum sl_status synth_files_write(const struct synth_files *files, int fd, const void *data,
-                                 size_t bytes, struct sl_error *error)
+enum sl_status synth_files_write(struct synth_files *files, int fd, const void *data, size_t bytes,
+                                 struct sl_error *error)
 {
-    const char *source = data;
-    while (bytes > 0) {
-        ssize_t written = write(fd, source, bytes);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) return write_failed(files, written < 0 ? errno : ENOSPC, error);
-        source += written;
-        bytes -= (size_t)written;
-    }
+    int failure = file_range_write(fd, data, bytes, files->written_bytes);
+    if (failure != 0) return write_failed(files, -failure, error);
+    files->written_bytes += bytes;
     return SL_OK;
 }
 
@@ -242,11 +241,8 @@ void synth_files_deinit(struct synth_files *files, bool keep)
         free(file->path);
         free(file->temporary);
     }
-    if (files->count || keep) remove_marker(files);
-    if (!keep && files->made_directory) {
-        remove_marker(files);
-        (void)rmdir(files->directory);
-    }
+    if (files->placed_marker) remove_marker(files);
+    if (!keep && files->made_directory) (void)rmdir(files->directory);
     free(files->files);
     free(files->directory);
     memset(files, 0, sizeof *files);

@@ -21,7 +21,8 @@ struct synth_files {
     char *directory;
     struct synth_file *files;
     int32_t count;
-    bool made_directory;
+    uint64_t written_bytes; /* to the file created last */
+    bool made_directory, placed_marker;
 };
 
 /* Takes the directory (made if absent) and removes an older checkpoint of ours from it. Refuses
@@ -30,12 +31,12 @@ struct synth_files {
 SL_MUST_USE enum sl_status synth_files_begin(struct synth_files *files, const char *directory,
                                              uint64_t bytes, struct sl_error *error);
 
-/* Creates a file under its temporary name; `*fd` is the caller's to hand to synth_files_close. */
+/* Creates a file under its temporary name; `*fd` is the caller's to hand to synth_files_close. One
+ * file at a time is written, from its start. */
 SL_MUST_USE enum sl_status synth_files_create(struct synth_files *files, const char *name, int *fd,
                                               struct sl_error *error);
-SL_MUST_USE enum sl_status synth_files_write(const struct synth_files *files, int fd,
-                                             const void *data, size_t bytes,
-                                             struct sl_error *error);
+SL_MUST_USE enum sl_status synth_files_write(struct synth_files *files, int fd, const void *data,
+                                             size_t bytes, struct sl_error *error);
 /* Flushes to disk and closes, in any case. */
 SL_MUST_USE enum sl_status synth_files_close(const struct synth_files *files, int fd,
                                              struct sl_error *error);

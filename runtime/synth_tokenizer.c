@@ -6,7 +6,8 @@
 
 #define FIRST_BYTE_ID   3
 #define TOKEN_BYTES_MAX 64
-#define SPECIAL_TOKENS  3 /* begin, end, pad: ids 0, 1, 2 */
+#define LETTER_PAIRS    676 /* of the 26 lower-case ones */
+#define SPECIAL_TOKENS  3   /* begin, end, pad: ids 0, 1, 2 */
 #define FULL_WIDTH_BAR  "\xef\xbd\x9c"
 #define LOWER_BLOCK     "\xe2\x96\x81"
 #define MARKER(text)    "<" FULL_WIDTH_BAR text FULL_WIDTH_BAR ">"
@@ -88,33 +89,61 @@ static bool add_bytes(json_t *vocab)
     return true;
 }
 
-static bool add_merges(json_t *vocab, json_t *list)
+/* Adds the token `left` + `right` and its merge under the next id, unless there is such a token. */
+static bool add_merge(json_t *vocab, json_t *list, const char *left, const char *right)
 {
-    int id = FIRST_BYTE_ID + 256;
-    for (size_t i = 0; i < SL_COUNT_OF(merges); i++) {
-        char token[TOKEN_BYTES_MAX];
-        snprintf(token, sizeof token, "%s%s", merges[i][0], merges[i][1]);
-        SL_ASSERT(json_object_get(vocab, merges[i][0]) && json_object_get(vocab, merges[i][1]));
-        if (json_object_set_new(vocab, token, json_integer(id++)) ||
-            json_array_append_new(list, json_sprintf("%s %s", merges[i][0], merges[i][1])))
-            return false;
-    }
-    return true;
+    char token[TOKEN_BYTES_MAX];
+    snprintf(token, sizeof token, "%s%s", left, right);
+    SL_ASSERT(json_object_get(vocab, left) && json_object_get(vocab, right));
+    if (json_object_get(vocab, token)) return true;
+    return json_object_set_new(vocab, token, json_integer((json_int_t)json_object_size(vocab))) ==
+               0 &&
+           json_array_append_new(list, json_sprintf("%s %s", left, right)) == 0;
 }
 
-static bool add_markers(json_t *vocab, json_t *list)
+static void letter_pair(int number, char *out)
 {
-    int id = FIRST_BYTE_ID + 256 + (int)SL_COUNT_OF(merges);
+    out[0] = (char)('a' + number / 26);
+    out[1] = (char)('a' + number % 26);
+    out[2] = 0;
+}
+
+/* Hand-picked merges, then pairs of letters, those after a space, and pairs of pairs, until the
+ * vocabulary holds `tokens`. */
+static bool add_merges(json_t *vocab, json_t *list, size_t tokens)
+{
+    char left[8], right[4];
+    for (size_t i = 0; i < SL_COUNT_OF(merges); i++)
+        if (!add_merge(vocab, list, merges[i][0], merges[i][1])) return false;
+    for (int first = 0; first < LETTER_PAIRS && json_object_size(vocab) < tokens; first++) {
+        const char letters[2][2] = {{(char)('a' + first / 26), 0}, {(char)('a' + first % 26), 0}};
+        if (!add_merge(vocab, list, letters[0], letters[1])) return false;
+    }
+    for (int first = 0; first < LETTER_PAIRS && json_object_size(vocab) < tokens; first++) {
+        letter_pair(first, right);
+        if (!add_merge(vocab, list, SPACE, right)) return false;
+    }
+    for (int both = 0; both < LETTER_PAIRS * LETTER_PAIRS && json_object_size(vocab) < tokens;
+         both++) {
+        letter_pair(both / LETTER_PAIRS, left);
+        letter_pair(both % LETTER_PAIRS, right);
+        if (!add_merge(vocab, list, left, right)) return false;
+    }
+    return json_object_size(vocab) == tokens;
+}
+
+/* The first three are in the vocabulary too, the others follow after it. */
+static bool add_markers(json_t *vocab, json_t *list, int first_id)
+{
     for (int i = 0; i < (int)SL_COUNT_OF(markers); i++) {
         bool special = i < SPECIAL_TOKENS;
-        int own_id = special ? i : id++;
-        json_t *entry = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", own_id, "content",
+        json_t *entry = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id",
+                                  special ? i : first_id + i - SPECIAL_TOKENS, "content",
                                   markers[i], "single_word", 0, "lstrip", 0, "rstrip", 0,
                                   "normalized", !special, "special", special);
         if (json_array_append_new(list, entry)) return false;
         if (special && json_object_set_new(vocab, markers[i], json_integer(i))) return false;
     }
-    SL_ASSERT(id <= SYNTH_TOKENIZER_IDS_MAX);
     return true;
 }
 
@@ -141,13 +170,15 @@ static json_t *pre_tokenizer(void)
     return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
 }
 
-char *synth_tokenizer_text(void)
+char *synth_tokenizer_text(int32_t vocab_size)
 {
+    int first_marker_id = vocab_size - (int)SL_COUNT_OF(markers) + SPECIAL_TOKENS;
+    SL_ASSERT(vocab_size >= SYNTH_TOKENIZER_VOCAB_MIN);
     json_t *vocab = json_object(), *merge_list = json_array(), *added = json_array();
     json_t *root = NULL;
     char *text = NULL;
-    if (vocab && merge_list && added && add_markers(vocab, added) && add_bytes(vocab) &&
-        add_merges(vocab, merge_list))
+    if (vocab && merge_list && added && add_markers(vocab, added, first_marker_id) &&
+        add_bytes(vocab) && add_merges(vocab, merge_list, (size_t)first_marker_id))
         root = json_pack("{s:s, s:n, s:n, s:O, s:{s:s, s:[]}, s:o, s:o, s:o, "
                          "s:{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:O, s:O}}",
                          "version", "1.0", "truncation", "padding", "added_tokens", added,

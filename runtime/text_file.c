@@ -1,5 +1,6 @@
 /* Reading of small files; see the header. */
 #include "runtime/text_file.h"
+#include "offload/file_range.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,24 +35,14 @@ enum sl_status text_file_open(const char *path, int *fd, uint64_t *bytes, struct
 enum sl_status text_file_read_at(int fd, const char *path, uint64_t offset_bytes, void *out,
                                  size_t bytes, struct sl_error *error)
 {
-    char *target = out;
-    size_t done = 0;
     SL_ASSERT(fd >= 0 && (out || bytes == 0));
-    while (done < bytes) {
-        ssize_t got = pread(fd, target + done, bytes - done, (off_t)(offset_bytes + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0)
-            return sl_error_set(error, SL_ERR_IO, errno, "cannot read %s: %s", path,
-                                strerror(errno));
-        if (got == 0)
-            return sl_error_set(error, SL_ERR_IO, 0,
-                                "%s ended at byte %llu while %zu bytes at %llu were read: the file "
-                                "was cut while it was read",
-                                path, (unsigned long long)(offset_bytes + done), bytes,
-                                (unsigned long long)offset_bytes);
-        done += (size_t)got;
-    }
-    return SL_OK;
+    int failure = file_range_read(fd, out, bytes, offset_bytes);
+    if (failure == 0) return SL_OK;
+    if (failure == -ENODATA)
+        return sl_error_set(error, SL_ERR_IO, 0,
+                            "%s ended while %zu bytes at %llu were read: it was cut meanwhile",
+                            path, bytes, (unsigned long long)offset_bytes);
+    return sl_error_set(error, SL_ERR_IO, -failure, "cannot read %s: %s", path, strerror(-failure));
 }
 
 enum sl_status text_file_read(const char *path, size_t bytes_max, char **text, size_t *bytes,

@@ -27,20 +27,24 @@ static uint64_t append_random(struct writer *writer, size_t bytes, uint64_t *sta
 static void lay_out_unpacked(struct test_experts *experts, struct writer *writers, int32_t index,
                              uint64_t *state)
 {
+    struct expert_segment *segments = &experts->segments[index * EXPERT_SEGMENTS_MAX];
     uint64_t slot_offset = 0;
     for (int32_t part = 0; part < EXPERT_SEGMENTS_MAX; part++) {
-        struct expert_segment *segment = &experts->segments[index * EXPERT_SEGMENTS_MAX + part];
         int32_t file = part >= 4; /* the last two parts live in the other file */
         /* Some gaps are small enough to be read over, some are not. */
         size_t gap = test_random_below(state, 3) ? test_random_below(state, 600) : 70000;
         append_random(&writers[file], gap, state);
-        *segment = (struct expert_segment){
+        segments[part] = (struct expert_segment){
             .offset_bytes = append_random(&writers[file], part_bytes[part], state),
             .bytes = part_bytes[part],
-            .slot_offset_bytes = slot_offset,
             .file = file,
         };
-        slot_offset = align_up(slot_offset + part_bytes[part], 64);
+    }
+    /* Another order in each slot, so that what one expert leaves lies in another's gaps. */
+    for (int32_t i = 0; i < EXPERT_SEGMENTS_MAX; i++) {
+        struct expert_segment *segment = &segments[(i + index) % EXPERT_SEGMENTS_MAX];
+        segment->slot_offset_bytes = slot_offset;
+        slot_offset = align_up(slot_offset + segment->bytes, 64);
     }
     SL_ASSERT(slot_offset <= SLOT_BYTES);
 }

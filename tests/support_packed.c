@@ -3,6 +3,7 @@
 #include "tests/support.h"
 
 #include <string.h>
+#include <unistd.h>
 
 void packed_slot(const struct model_file_spec *spec, uint64_t seed, struct expert_ref ref,
                  uint8_t *slot)
@@ -81,4 +82,20 @@ void packed_assert_whole(const char *path, const struct model_file_spec *spec, u
     free(slot);
     free(data);
     model_file_close(file);
+}
+
+bool packed_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+void packed_assert_same(const char *path, const char *partial, const char *whole,
+                        size_t whole_bytes)
+{
+    size_t bytes;
+    char *data = test_read_file(path, &bytes);
+    assert_int_equal(bytes, whole_bytes);
+    assert_memory_equal(data, whole, bytes);
+    free(data);
+    assert_false(packed_exists(partial));
 }

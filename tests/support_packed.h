@@ -18,4 +18,10 @@ SL_MUST_USE enum sl_status packed_write(const char *path, const struct model_fil
 /* Fails the test unless `path` opens and holds exactly the slots of `seed`. */
 void packed_assert_whole(const char *path, const struct model_file_spec *spec, uint64_t seed);
 
+bool packed_exists(const char *path);
+
+/* Fails the test unless `path` holds exactly these bytes and the partial file is gone. */
+void packed_assert_same(const char *path, const char *partial, const char *whole,
+                        size_t whole_bytes);
+
 #endif

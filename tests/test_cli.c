@@ -107,13 +107,20 @@ static void check_output(struct outcome outcome, const char *expected, size_t by
     outcome_free(&outcome);
 }
 
+/* Text of a random model may hold any character, zero too. */
+static json_t *parse_json(const char *text, size_t bytes)
+{
+    json_error_t error;
+    json_t *value = json_loadb(text, bytes, JSON_ALLOW_NUL, &error);
+    if (!value) fail_msg("%s in \"%s\"", error.text, text);
+    return value;
+}
+
 static json_t *load_json(const char *path)
 {
     size_t bytes = 0;
     char *text = test_read_file(path, &bytes);
-    json_error_t error;
-    json_t *value = json_loadb(text, bytes, JSON_ALLOW_NUL, &error);
-    if (!value) fail_msg("%s: %s", path, error.text);
+    json_t *value = parse_json(text, bytes);
     free(text);
     return value;
 }
@@ -257,8 +264,7 @@ static void an_id_outside_the_tokenizer_is_an_error(void **state)
 
 static void check_parsed(const struct outcome *outcome, json_t *expected)
 {
-    json_t *message = json_loads(outcome->out, 0, NULL);
-    assert_non_null(message);
+    json_t *message = parse_json(outcome->out, outcome->out_bytes);
     static const char *const names[] = {"content", "reasoning_content", "tool_calls"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         json_t *found = json_object_get(message, names[i]);
@@ -323,15 +329,16 @@ static void the_same_seed_gives_the_same_answer(void **state)
     check_exit(&first, 0);
     check_exit(&second, 0);
     check_exit(&other, 0);
-    json_t *a = json_loads(first.out, 0, NULL);
-    json_t *b = json_loads(second.out, 0, NULL);
-    json_t *c = json_loads(other.out, 0, NULL);
-    assert_true(a && b && c);
+    json_t *a = parse_json(first.out, first.out_bytes);
+    json_t *b = parse_json(second.out, second.out_bytes);
+    json_t *c = parse_json(other.out, other.out_bytes);
     assert_true(json_equal(json_object_get(a, "ids"), json_object_get(b, "ids")));
     assert_true(json_equal(json_object_get(a, "text"), json_object_get(b, "text")));
     assert_false(json_equal(json_object_get(a, "ids"), json_object_get(c, "ids")));
-    assert_int_equal(json_array_size(json_object_get(a, "ids")), 12);
-    assert_string_equal(json_string_value(json_object_get(a, "finish_reason")), "length");
+    /* A random model may end its turn at any token. */
+    size_t count = json_array_size(json_object_get(a, "ids"));
+    assert_string_equal(json_string_value(json_object_get(a, "finish_reason")),
+                        count == 12 ? "length" : "stop");
     json_decref(a), json_decref(b), json_decref(c);
     outcome_free(&first), outcome_free(&second), outcome_free(&other);
 }
@@ -353,7 +360,7 @@ static void a_full_context_ends_the_answer_or_refuses_the_prompt(void **state)
     struct outcome o =
         RUN(f, "", "run", "-m", f->model, "--ids", "5,6,7", "--ctx", "5", "--temp", "0", "--json");
     check_exit(&o, 0);
-    json_t *answer = json_loads(o.out, 0, NULL);
+    json_t *answer = parse_json(o.out, o.out_bytes);
     assert_string_equal(json_string_value(json_object_get(answer, "finish_reason")), "length");
     assert_in_range(json_array_size(json_object_get(answer, "ids")), 1, 3);
     json_decref(answer);
@@ -390,7 +397,8 @@ static void a_pipe_named_as_output_is_written_not_replaced(void **state)
     check_output(RUN(f, "", "debug", "route", "-m", f->model, "--ids", "5", "-o", path), "", 0);
     char line[64] = "";
     assert_true(read(fd, line, sizeof line - 1) > 0);
-    assert_int_equal(strncmp(line, "{\"layer\":0,\"token\":0,\"experts\":[", 33), 0);
+    const char *start = "{\"layer\":0,\"token\":0,\"experts\":[";
+    assert_int_equal(strncmp(line, start, strlen(start)), 0);
     struct stat status;
     assert_int_equal(stat(path, &status), 0);
     assert_true(S_ISFIFO(status.st_mode));
@@ -435,7 +443,7 @@ static void inspect_reports_as_text_and_json(void **state)
     check_exit(&text, 0);
     check_exit(&json, 0);
     assert_true(text.out_bytes > 0);
-    json_t *report = json_loads(json.out, 0, NULL);
+    json_t *report = parse_json(json.out, json.out_bytes);
     assert_true(json_is_object(report));
     json_decref(report);
     outcome_free(&text), outcome_free(&json);
@@ -444,13 +452,14 @@ static void inspect_reports_as_text_and_json(void **state)
 static int make_fixture(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof *fixture);
+    assert_non_null(fixture);
+    *state = fixture; /* at once: it is taken down even if what follows fails */
     fixture->directory = test_make_directory("cli");
     fixture->model = test_path(fixture->directory, "model");
     struct outcome made =
         RUN(fixture, "", "synth", "--preset", "tiny", "--seed", "1", "-o", fixture->model);
     check_exit(&made, 0);
     outcome_free(&made);
-    *state = fixture;
     return 0;
 }
 

@@ -425,7 +425,7 @@ static void test_sources_that_cannot_be_right_are_refused(void **state)
     test_experts_init(&experts, TEST_EXPERTS_UNPACKED, 1, 2, false, 3);
     struct expert_store_options options = {
         .source = &experts.source, .ram_bytes = 1 << 20, .depth = 2, .io_override = &io_sim_ops};
-    struct expert_segment *segment = &experts.segments[7], whole = *segment;
+    struct expert_segment *segment = &experts.segments[8], whole = *segment;
     const struct expert_segment wrong[] = {
         {whole.offset_bytes, whole.bytes, whole.slot_offset_bytes, 2},
         {whole.offset_bytes, whole.bytes, whole.slot_offset_bytes, -1},

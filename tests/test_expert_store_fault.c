@@ -245,6 +245,24 @@ static void test_transient_failures_are_retried_a_bounded_number_of_times(void *
     close_fixture(&fixture);
 }
 
+static void test_only_failures_in_a_row_count_against_a_read(void **state)
+{
+    struct fixture fixture;
+    struct expert_store_stats stats;
+    uint64_t retries = 0;
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        /* Every read is short, and nearly every other one fails: many failures, few in a row. */
+        struct io_sim_plan plan = {.seed = seed, .short_permille = 1000, .transient_permille = 450};
+        open_simulated(&fixture, &plan);
+        expect_failing(&fixture, 0, SL_OK);
+        expert_store_stats_get(fixture.store, &stats);
+        if (stats.retries > retries) retries = stats.retries;
+        close_fixture(&fixture);
+    }
+    assert_true(retries > 8 * COUNT);
+}
+
 static void test_a_released_wait_leaves_a_failing_read_to_itself(void **state)
 {
     struct fixture fixture;
@@ -280,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_a_flipped_bit_fails_its_expert_until_mended),
         cmocka_unit_test(test_a_bad_sector_fails_its_expert_until_it_reads_again),
         cmocka_unit_test(test_transient_failures_are_retried_a_bounded_number_of_times),
+        cmocka_unit_test(test_only_failures_in_a_row_count_against_a_read),
         cmocka_unit_test(test_a_released_wait_leaves_a_failing_read_to_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
  * order their reads end. */
 #include "runtime/sl.h"
 #include "tests/support.h"
+#include "tests/support_engine.h"
 #include "tests/support_golden.h"
 
 #include <stdlib.h>
@@ -102,10 +103,43 @@ static void logits_do_not_depend_on_chunks_threads_cache_or_reads(void **state)
     free(directory);
 }
 
+static void ten_times_more_experts_than_ram_give_the_same_tokens(void **state)
+{
+    char *directory = engine_test_copy_model("tiny-a");
+    int32_t ids[64];
+    struct sl_error error;
+    (void)state;
+    for (int32_t i = 0; i < 64; i++)
+        ids[i] = (i * 29 + 3) % 512;
+    float *expected = engine_test_reference(directory, ids, 64);
+    assert_int_equal(sl_pack(directory, NULL, NULL, NULL, &error), SL_OK);
+    struct sl_engine_options options = engine_test_options(directory, 0);
+    /* Packed experts need no staging: the budget is all slots. */
+    options.ram_bytes = 96 * 53248 / 10;
+    sl_engine *engine = engine_test_open(&options, NULL);
+    sl_session *session = engine_test_session(engine);
+    float *logits = calloc((size_t)64 * 512, sizeof *logits);
+    struct sl_stats stats;
+    assert_non_null(logits);
+    for (int32_t i = 0; i < 64; i++)
+        assert_int_equal(sl_session_append(session, ids + i, 1, logits + i * 512, &error), SL_OK);
+    assert_memory_equal(logits, expected, sizeof(float) * 64 * 512);
+    sl_engine_stats(engine, &stats);
+    assert_true(stats.expert_slots * 10 <= stats.expert_slots_total);
+    assert_true(stats.expert_ram_bytes <= options.ram_bytes);
+    free(logits);
+    free(expected);
+    sl_session_destroy(session);
+    sl_engine_close(engine);
+    test_remove_tree(directory);
+    free(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_do_not_depend_on_chunks_threads_cache_or_reads),
+        cmocka_unit_test(ten_times_more_experts_than_ram_give_the_same_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -151,6 +152,31 @@ static void test_every_door_reads_what_is_in_the_file(void **state)
     }
 }
 
+static void test_without_io_uring_pread_takes_over_and_says_why(void **state)
+{
+    struct rlimit limit, lowered;
+    struct sl_error error;
+    struct io *io = NULL;
+    struct io_options options = {.depth = 2};
+    (void)state;
+    /* A ring needs a file descriptor; threads do not. */
+    int next_fd = dup(STDIN_FILENO);
+    assert_true(next_fd >= 0);
+    close(next_fd);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    lowered = (struct rlimit){.rlim_cur = (rlim_t)next_fd, .rlim_max = limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &lowered), 0);
+    enum sl_status refused = io_open(IO_URING, &options, &io, &error);
+    enum sl_status status = io_open(IO_AUTO, &options, &io, NULL);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(refused, SL_ERR_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "io_uring is not available"));
+    assert_int_equal(status, SL_OK);
+    assert_string_equal(io->ops->name, "pread");
+    assert_non_null(strstr(io->ops->describe(io), "2 threads (io_uring is not available"));
+    io->ops->close(io);
+}
+
 static void test_errors_of_reads_come_back_in_their_result(void **state)
 {
     static const enum io_kind kinds[] = {IO_URING, IO_PREAD};
@@ -235,6 +261,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_door_reads_what_is_in_the_file),
+        cmocka_unit_test(test_without_io_uring_pread_takes_over_and_says_why),
         cmocka_unit_test(test_errors_of_reads_come_back_in_their_result),
         cmocka_unit_test(test_open_says_what_is_wrong_with_a_path),
         cmocka_unit_test(test_a_changed_file_is_noticed),

@@ -294,8 +294,7 @@ static void what_python_refuses_is_an_error_with_its_place(void **state)
         "\"\\ud83d\\u12\"",
         "]",
         "}",
-        "\xef\xbb\xbf"
-        "1",
+        "\xef\xbb\xbf 1",
         "\"\xff\"",
         "\"\xc0\x80\"",
         "\"\xed\xa0\x80\"",

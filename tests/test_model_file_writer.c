@@ -56,26 +56,16 @@ static int teardown(void **state)
     return 0;
 }
 
-static bool exists(const char *path)
-{
-    return access(path, F_OK) == 0;
-}
-
 static void assert_same_as_undisturbed(const struct fixture *fixture)
 {
-    size_t bytes;
-    char *data = test_read_file(fixture->path, &bytes);
-    assert_int_equal(bytes, fixture->whole_bytes);
-    assert_memory_equal(data, fixture->whole, bytes);
-    free(data);
-    assert_false(exists(fixture->partial));
+    packed_assert_same(fixture->path, fixture->partial, fixture->whole, fixture->whole_bytes);
 }
 
 /* After a kill: what opens under either name is whole. */
 static void assert_nothing_half_opens(const struct fixture *fixture)
 {
     struct model_file *file = NULL;
-    if (exists(fixture->path)) packed_assert_whole(fixture->path, &spec, SEED);
+    if (packed_exists(fixture->path)) packed_assert_whole(fixture->path, &spec, SEED);
     if (model_file_open(fixture->partial, false, &file, NULL) == SL_OK) {
         model_file_close(file);
         packed_assert_whole(fixture->partial, &spec, SEED);
@@ -131,7 +121,7 @@ static void killed_at_any_system_call_it_goes_on_to_the_same_file(void **state)
     for (; write_and_kill(fixture->path, stop); stop++) {
         int puts = 0;
         assert_nothing_half_opens(fixture);
-        if (!exists(fixture->path)) {
+        if (!packed_exists(fixture->path)) {
             assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
             resumed += puts < EXPERTS;
         }
@@ -149,7 +139,7 @@ static void killed_again_and_again_it_comes_to_its_end(void **state)
     for (uint64_t seed = 1; seed <= 20; seed++) {
         uint64_t random = seed;
         int kills = 0;
-        while (!exists(fixture->path)) {
+        while (!packed_exists(fixture->path)) {
             write_and_kill(fixture->path, 20 + (int)test_random_below(&random, 60));
             assert_nothing_half_opens(fixture);
             assert_true(++kills < 200);
@@ -253,7 +243,7 @@ static void a_foreign_file_is_never_overwritten(void **state)
     }
     assert_int_equal(mkdir(fixture->path, 0700), 0);
     assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_ERR_ARGUMENT);
-    assert_false(exists(fixture->partial));
+    assert_false(packed_exists(fixture->partial));
 }
 
 static void an_empty_or_zero_partial_file_is_taken_over(void **state)
@@ -276,7 +266,7 @@ static void a_second_writer_is_told_that_another_is_at_work(void **state)
     assert_int_equal(model_file_writer_open(fixture->path, &spec, &first, NULL), SL_OK);
     assert_int_equal(model_file_writer_open(fixture->path, &spec, &second, &error), SL_ERR_BUSY);
     assert_non_null(strstr(error.message, "another process"));
-    assert_true(exists(fixture->partial));
+    assert_true(packed_exists(fixture->partial));
     model_file_writer_close(first);
     assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
     assert_same_as_undisturbed(fixture);
@@ -289,7 +279,7 @@ static void discard_leaves_nothing(void **state)
     assert_int_equal(model_file_writer_open(fixture->path, &spec, &writer, NULL), SL_OK);
     assert_string_equal(model_file_writer_partial(writer), fixture->partial);
     model_file_writer_discard(writer);
-    assert_false(exists(fixture->partial));
+    assert_false(packed_exists(fixture->partial));
 }
 
 static void a_missing_directory_is_named(void **state)
@@ -317,7 +307,7 @@ static void too_little_room_is_told_in_bytes_before_anything_is_written(void **s
     assert_int_equal(error.os_errno, ENOSPC);
     assert_non_null(strstr(error.message, "2251799847243776 bytes"));
     assert_non_null(strstr(error.message, "are free"));
-    assert_false(exists(fixture->partial));
+    assert_false(packed_exists(fixture->partial));
 }
 
 static void a_spec_beyond_the_format_is_refused(void **state)
@@ -333,7 +323,7 @@ static void a_spec_beyond_the_format_is_refused(void **state)
     for (size_t i = 0; i < SL_COUNT_OF(others); i++)
         assert_int_equal(packed_write(fixture->path, &others[i], SEED, 1, -1, NULL, NULL),
                          SL_ERR_UNSUPPORTED);
-    assert_false(exists(fixture->partial));
+    assert_false(packed_exists(fixture->partial));
 }
 
 /* Runs `body` in a child that may change limits and mounts; its exit status. */
@@ -363,8 +353,8 @@ static void a_file_size_limit_is_told_and_leaves_nothing(void **state)
 {
     const struct fixture *fixture = *state;
     assert_int_equal(in_child(write_under_a_size_limit, fixture), 0);
-    assert_false(exists(fixture->partial));
-    assert_false(exists(fixture->path));
+    assert_false(packed_exists(fixture->partial));
+    assert_false(packed_exists(fixture->path));
 }
 
 /* On a file system of 32 KiB: refused, and once room is made, done. */
@@ -376,8 +366,9 @@ static int write_on_a_small_disk(const struct fixture *fixture)
         return 77;
     enum sl_status status = packed_write(fixture->path, &spec, SEED, 3, -1, NULL, &error);
     if (status != SL_ERR_IO || error.os_errno != ENOSPC) return 1;
-    if (!strstr(error.message, "needs 40960 bytes, 32768 are free")) return 2;
-    if (exists(fixture->partial)) return 3;
+    if (!strstr(error.message, "needs 40960 bytes and has taken 0 of them, 32768 are free"))
+        return 2;
+    if (packed_exists(fixture->partial)) return 3;
     if (mount("tmpfs", fixture->directory, "tmpfs", MS_REMOUNT, "size=64k") != 0) return 77;
     return packed_write(fixture->path, &spec, SEED, 3, -1, NULL, &error) == SL_OK ? 0 : 4;
 }

@@ -71,12 +71,14 @@ static struct compressor make_compressor(int32_t ratio, bool overlap, struct row
         .ratio = ratio,
         .width = width,
         .rows_max = tokens / ratio,
+        /* Room beyond what a group needs must make no difference. */
+        .state_capacity = (overlap ? 2 : 1) * ratio + tokens % 7,
         .epsilon = 1e-6f,
         .overlap = overlap,
         .hadamard = format.encoding == ROW_KEY,
         .round = round,
     };
-    made.state_floats = (size_t)((overlap ? 2 : 1) * ratio * 2 * columns);
+    made.state_floats = (size_t)(made.args.state_capacity * 2 * columns);
     made.row_bytes = row_format_bytes(&format);
     return made;
 }

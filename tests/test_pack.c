@@ -4,6 +4,7 @@
 #include "offload/file_range.h"
 #include "runtime/pack.h"
 #include "tests/support.h"
+#include "tests/support_packed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -62,19 +63,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static bool exists(const char *path)
-{
-    return access(path, F_OK) == 0;
-}
-
 static void assert_same_as_undisturbed(const struct fixture *fixture)
 {
-    size_t bytes;
-    char *data = test_read_file(fixture->path, &bytes);
-    assert_int_equal(bytes, fixture->whole_bytes);
-    assert_memory_equal(data, fixture->whole, bytes);
-    free(data);
-    assert_false(exists(fixture->partial));
+    packed_assert_same(fixture->path, fixture->partial, fixture->whole, fixture->whole_bytes);
 }
 
 /* ---- what is packed ----------------------------------------------------------------------- */
@@ -172,8 +163,8 @@ static void cancelled_at_any_expert_it_goes_on_to_the_same_file(void **state)
                          SL_ERR_CANCELLED);
         assert_int_equal(stopper.step, stop + 1);
         assert_non_null(strstr(error.message, fixture->partial));
-        assert_false(exists(fixture->path));
-        assert_true(exists(fixture->partial));
+        assert_false(packed_exists(fixture->path));
+        assert_true(packed_exists(fixture->partial));
         assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
         assert_same_as_undisturbed(fixture);
     }
@@ -193,7 +184,7 @@ static pid_t pack_in_child(const struct fixture *fixture, struct stopper *stoppe
 static void assert_nothing_half_opens(const struct fixture *fixture)
 {
     struct model_file *file = NULL;
-    if (exists(fixture->path)) assert_same_as_undisturbed(fixture);
+    if (packed_exists(fixture->path)) assert_same_as_undisturbed(fixture);
     if (model_file_open(fixture->partial, false, &file, NULL) == SL_OK) {
         model_file_close(file);
         assert_int_equal(sl_verify(fixture->partial, fixture->model_dir, NULL, NULL, NULL), SL_OK);
@@ -210,7 +201,7 @@ static void killed_at_any_expert_it_goes_on_to_the_same_file(void **state)
         pid_t child = pack_in_child(fixture, &stopper);
         assert_int_equal(waitpid(child, &wait_status, 0), child);
         assert_true(WIFSIGNALED(wait_status));
-        assert_false(exists(fixture->path));
+        assert_false(packed_exists(fixture->path));
         assert_nothing_half_opens(fixture);
         assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
         assert_same_as_undisturbed(fixture);
@@ -222,18 +213,18 @@ static void killed_at_random_times_it_comes_to_the_same_file(void **state)
     const struct fixture *fixture = *state;
     uint64_t random = 3;
     int kills = 0;
-    for (int round = 0; round < 60; round++) {
+    for (int round = 0; round < 40; round++) {
         int wait_status;
         unlink(fixture->path);
-        for (int tries = 0; tries < 4 && !exists(fixture->path); tries++) {
+        for (int tries = 0; tries < 4 && !packed_exists(fixture->path); tries++) {
             pid_t child = pack_in_child(fixture, NULL);
-            usleep(test_random_below(&random, 20000));
+            usleep(test_random_below(&random, 60000));
             kill(child, SIGKILL);
             assert_int_equal(waitpid(child, &wait_status, 0), child);
             kills += WIFSIGNALED(wait_status);
             assert_nothing_half_opens(fixture);
         }
-        if (!exists(fixture->path))
+        if (!packed_exists(fixture->path))
             assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
         assert_same_as_undisturbed(fixture);
     }
@@ -302,8 +293,8 @@ static void a_size_limit_is_told_and_leaves_nothing(void **state)
     assert_int_equal(waitpid(child, &wait_status, 0), child);
     assert_true(WIFEXITED(wait_status));
     assert_int_equal(WEXITSTATUS(wait_status), 0);
-    assert_false(exists(fixture->partial));
-    assert_false(exists(fixture->path));
+    assert_false(packed_exists(fixture->partial));
+    assert_false(packed_exists(fixture->path));
 }
 
 static void what_is_no_checkpoint_or_no_name_is_refused(void **state)
@@ -354,8 +345,8 @@ static void a_checkpoint_changed_meanwhile_is_told_and_leaves_nothing(void **sta
         unlink(fixture->path);
         assert_int_equal(sl_pack(fixture->model_dir, NULL, meddle, &meddler, &error), SL_ERR_IO);
         assert_non_null(strstr(error.message, meddler.shard));
-        assert_false(exists(fixture->path));
-        assert_false(exists(fixture->partial));
+        assert_false(packed_exists(fixture->path));
+        assert_false(packed_exists(fixture->partial));
         test_write_file(meddler.shard, saved, bytes);
         free(saved);
         free(meddler.shard);

@@ -144,6 +144,7 @@ void cpu_kv_compress(struct stream *stream, const struct kv_compress_args *args)
     SL_ASSERT(row_codec_width(&args->format) == args->width);
     SL_ASSERT(args->format.rotary % 2 == 0);
     SL_ASSERT(args->ratio >= 1 && args->position >= 0 && args->tokens >= 0);
+    SL_ASSERT(args->state_capacity >= halves(args) * args->ratio);
     SL_ASSERT((args->position + args->tokens) / args->ratio <= args->rows_max);
     struct compress_tile tile = {.args = args, .pooled = stream->scratch};
     /* One row less than fit, for the group the tile begins in. */

@@ -110,9 +110,9 @@ static enum sl_status print_json(const struct run_options *options,
         ids = NULL;
     }
     json_t *object = json_pack(
-        "{s:s%, s:o, s:s, s:o, s:o}", "text", result->text.data, result->text.bytes, "ids", ids,
-        "finish_reason", generate_finish_name(result->finish), "seed",
-        json_integer((json_int_t)options->answer.seed), "stats", stats_print_json(result));
+        "{s:s%, s:o, s:s, s:o, s:o}", "text", result->text.data ? result->text.data : "",
+        result->text.bytes, "ids", ids, "finish_reason", generate_finish_name(result->finish),
+        "seed", json_integer((json_int_t)options->answer.seed), "stats", stats_print_json(result));
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
     if (!line)

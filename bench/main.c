@@ -1,0 +1,120 @@
+/* sluice-bench: measures one thing by name; every result is a line of JSON on stdout. */
+#include "bench/bench.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct {
+    const char *name, *help;
+    int (*run)(const struct bench_options *options);
+} benches[] = {
+    {"ceilings", "memory bandwidth, and the disk of --file", bench_ceilings},
+    {"generate", "prompt and decode speed of --model, experts in RAM", bench_generate},
+    {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
+};
+
+static const struct option long_options[] = {
+    {"model", required_argument, NULL, 'm'},
+    {"file", required_argument, NULL, 'f'},
+    {"bytes", required_argument, NULL, 'b'},
+    {"depth", required_argument, NULL, 'd'},
+    {"packed", no_argument, NULL, 'p'},
+    {"unpacked", no_argument, NULL, 'u'},
+    {"rounds", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 's'},
+    {"threads", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'S'},
+    {"commit", required_argument, NULL, 'c'},
+    {"help", no_argument, NULL, 'h'},
+    {0},
+};
+
+static int usage(FILE *out)
+{
+    fprintf(out,
+            "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--bytes SIZE] [--depth N]\n"
+            "                    [--packed|--unpacked] [--rounds N] [--seconds S]\n"
+            "                    [--threads N] [--seed N] [--commit TEXT]\n");
+    for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
+        fprintf(out, "  %-9s %s\n", benches[i].name, benches[i].help);
+    return out == stdout ? 0 : 2;
+}
+
+/* A number within bounds, with K, M or G for powers of 1024. */
+static bool parse_number(const char *text, double low, double high, double *out)
+{
+    static const char suffixes[] = "KMG";
+    char *end;
+    errno = 0;
+    *out = strtod(text, &end);
+    if (errno || end == text) return false;
+    const char *suffix = *end ? strchr(suffixes, *end) : NULL;
+    if (suffix) {
+        *out *= (double)(1ull << (10 * (suffix - suffixes + 1)));
+        end++;
+    }
+    return *end == 0 && *out >= low && *out <= high; /* NaN fails both */
+}
+
+static bool parse_int(const char *text, double low, double high, int32_t *out)
+{
+    double number;
+    if (!parse_number(text, low, high, &number)) return false;
+    *out = (int32_t)number;
+    return true;
+}
+
+static bool parse_count(const char *text, double low, double high, uint64_t *out)
+{
+    double number;
+    if (!parse_number(text, low, high, &number)) return false;
+    *out = (uint64_t)number;
+    return true;
+}
+
+static bool parse_option(int option, const char *text, struct bench_options *options)
+{
+    bool good = true;
+    switch (option) {
+    case 'f': options->file = text; break;
+    case 'm': options->model = text; break;
+    case 'c': options->commit = text; break;
+    case 'p': options->unpacked = false; break;
+    case 'u': options->unpacked = true; break;
+    case 'b': good = parse_count(text, 4096, 512 << 20, &options->bytes); break;
+    case 'd': good = parse_int(text, 1, 64, &options->depth); break;
+    case 'r': good = parse_int(text, 1, BENCH_SAMPLES_MAX, &options->rounds); break;
+    case 't': good = parse_int(text, 1, 1024, &options->threads); break;
+    case 'S': good = parse_count(text, 0, 1e15, &options->seed); break;
+    case 's': good = parse_number(text, 0.01, 600, &options->seconds); break;
+    default: return false; /* getopt has said why */
+    }
+    if (!good) fprintf(stderr, "sluice-bench: %s: not a number that fits this option\n", text);
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    const char *commit = getenv("SLUICE_COMMIT");
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    struct bench_options options = {
+        .bytes = 13369344, /* one expert of DeepSeek-V4-Flash */
+        .depth = 4,
+        .rounds = 5,
+        .seconds = 1,
+        .threads = processors > 0 && processors <= 1024 ? (int32_t)processors : 1,
+        .seed = 1,
+        .commit = commit ? commit : "",
+    };
+    for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
+        if (option == 'h') return usage(stdout);
+        if (!parse_option(option, optarg, &options)) return usage(stderr);
+    }
+    if (optind != argc - 1) return usage(stderr);
+    for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
+        if (strcmp(argv[optind], benches[i].name) == 0) return benches[i].run(&options);
+    fprintf(stderr, "sluice-bench: no benchmark \"%s\"\n", argv[optind]);
+    return usage(stderr);
+}

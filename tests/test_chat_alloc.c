@@ -1,0 +1,133 @@
+/* labels: fault */
+/* Every allocation of render, parse and the sampler fails in turn: each time the call says that
+ * memory ran out, leaves its result alone and frees what it held. */
+#include "kernels/base.h"
+#include "runtime/sl.h"
+#include "tests/support.h"
+
+#include <string.h>
+
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+void *__real_realloc(void *memory, size_t bytes);
+void __real_free(void *memory);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__wrap_realloc(void *memory, size_t bytes);
+void __wrap_free(void *memory);
+
+static int64_t calls_until_failure = -1; /* negative: none fails */
+static int64_t blocks_held;
+
+/* True when this allocation is the one to fail; counts it as held otherwise. */
+static bool fails_now(bool is_new)
+{
+    if (calls_until_failure >= 0 && calls_until_failure-- == 0) return true;
+    blocks_held += is_new;
+    return false;
+}
+
+void *__wrap_malloc(size_t bytes)
+{
+    return fails_now(true) ? NULL : __real_malloc(bytes);
+}
+
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+    return fails_now(true) ? NULL : __real_calloc(count, bytes);
+}
+
+void *__wrap_realloc(void *memory, size_t bytes)
+{
+    return fails_now(!memory) ? NULL : __real_realloc(memory, bytes);
+}
+
+void __wrap_free(void *memory)
+{
+    blocks_held -= memory != NULL;
+    __real_free(memory);
+}
+
+typedef enum sl_status (*chat_fn)(const char *, size_t, char **, size_t *, struct sl_error *);
+
+/* Returns how many allocations the call makes. */
+static int64_t fail_each_allocation(chat_fn function, const char *input)
+{
+    for (int64_t failing = 0;; failing++) {
+        char *output = NULL;
+        size_t bytes = 0;
+        struct sl_error error = {0};
+        int64_t held_before = blocks_held;
+        calls_until_failure = failing;
+        enum sl_status status = function(input, strlen(input), &output, &bytes, &error);
+        bool was_reached = calls_until_failure < 0;
+        calls_until_failure = -1;
+        if (!was_reached) {
+            assert_int_equal(status, SL_OK);
+            free(output);
+            assert_int_equal(blocks_held, held_before);
+            return failing;
+        }
+        assert_int_equal(status, SL_ERR_NO_MEMORY);
+        assert_non_null(strstr(error.message, "out of memory"));
+        assert_null(output);
+        assert_int_equal(blocks_held, held_before);
+    }
+}
+
+static void rendering_survives_every_failed_allocation(void **state)
+{
+    (void)state;
+    static const char input[] =
+        "{\"thinking_mode\":\"thinking\",\"messages\":["
+        "{\"role\":\"system\",\"content\":\"s\\n\",\"tools\":[{\"function\":{\"name\":\"f\"}}]},"
+        "{\"role\":\"user\",\"content\":\"u\"},"
+        "{\"role\":\"assistant\",\"tool_calls\":["
+        "{\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1.5,\\\"y\\\":2}\"}}"
+        ","
+        "{\"id\":\"b\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}}]},"
+        "{\"role\":\"tool\",\"tool_call_id\":\"b\",\"content\":\"1\"},"
+        "{\"role\":\"tool\",\"tool_call_id\":\"a\",\"content\":\"2\"}]}";
+    assert_in_range(fail_each_allocation(sl_chat_render, input), 15, 200);
+}
+
+static void parsing_survives_every_failed_allocation(void **state)
+{
+    (void)state;
+    static const char input[] =
+        "{\"thinking_mode\":\"chat\",\"text\":\"c\\n\\n<｜DSML｜tool_calls>\\n<｜DSML｜invoke "
+        "name=\\\"f\\\">\\n<｜DSML｜parameter name=\\\"a\\\" string=\\\"true\\\">x"
+        "</｜DSML｜parameter>\\n</｜DSML｜invoke>\\n</｜DSML｜tool_calls>\"}";
+    assert_in_range(fail_each_allocation(sl_chat_parse, input), 6, 50);
+}
+
+static void drawing_allocates_nothing(void **state)
+{
+    (void)state;
+    static const float logits[5] = {1, 2, 3, 4, 5};
+    static const struct sl_sampling sampling = {
+        .temperature = 1, .top_p = 0.9f, .top_k = 4, .min_p = 0.01f};
+    sl_sampler *sampler = NULL;
+    struct sl_error error = {0};
+    calls_until_failure = 0;
+    assert_int_equal(sl_sampler_create(&sampling, 5, 1, &sampler, &error), SL_ERR_NO_MEMORY);
+    assert_null(sampler);
+    calls_until_failure = -1;
+    assert_int_equal(sl_sampler_create(&sampling, 5, 1, &sampler, &error), SL_OK);
+    calls_until_failure = 0;
+    for (int i = 0; i < 100; i++)
+        assert_in_range(sl_sampler_next(sampler, logits), 1, 4);
+    assert_int_equal(calls_until_failure, 0);
+    calls_until_failure = -1;
+    sl_sampler_destroy(sampler);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rendering_survives_every_failed_allocation),
+        cmocka_unit_test(parsing_survives_every_failed_allocation),
+        cmocka_unit_test(drawing_allocates_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
