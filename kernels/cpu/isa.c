@@ -1,6 +1,9 @@
 /* Detection of instruction sets, and the op table of each; see kernels/cpu_isa.h. */
 #include "kernels/cpu_isa.h"
 
+#include "kernels/cpu/stream.h"
+#include "kernels/cpu/variants.h"
+
 #include <string.h>
 
 static const char *const names[CPU_ISA_COUNT] = {"portable", "avx2", "avx512"};
@@ -48,8 +51,64 @@ enum cpu_isa cpu_isa_best(void)
     return best;
 }
 
+#if defined(__x86_64__)
+
+static const struct ops avx2_table = {
+    .name = "cpu, avx2",
+    .stream_create = stream_create,
+    .stream_destroy = stream_destroy,
+    .stream_sync = stream_sync,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .head_norm = cpu_head_norm,
+    .rope = cpu_rope,
+    .linear = cpu_linear_avx2,
+    .kv_store = cpu_kv_store,
+    .kv_compress = cpu_kv_compress,
+    .indexer = cpu_indexer,
+    .attention = cpu_attention,
+    .router = cpu_router,
+    .expert_ffn = cpu_expert_ffn,
+    .swiglu = cpu_swiglu,
+    .moe_combine = cpu_moe_combine,
+    .hyper_pre = cpu_hyper_pre,
+    .hyper_post = cpu_hyper_post,
+    .hyper_head = cpu_hyper_head,
+    .mtp_mix = cpu_mtp_mix,
+};
+
+static const struct ops avx512_table = {
+    .name = "cpu, avx512",
+    .stream_create = stream_create,
+    .stream_destroy = stream_destroy,
+    .stream_sync = stream_sync,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .head_norm = cpu_head_norm,
+    .rope = cpu_rope,
+    .linear = cpu_linear_avx512,
+    .kv_store = cpu_kv_store,
+    .kv_compress = cpu_kv_compress,
+    .indexer = cpu_indexer,
+    .attention = cpu_attention,
+    .router = cpu_router,
+    .expert_ffn = cpu_expert_ffn,
+    .swiglu = cpu_swiglu,
+    .moe_combine = cpu_moe_combine,
+    .hyper_pre = cpu_hyper_pre,
+    .hyper_post = cpu_hyper_post,
+    .hyper_head = cpu_hyper_head,
+    .mtp_mix = cpu_mtp_mix,
+};
+
+#endif
+
 const struct ops *ops_cpu_isa(enum cpu_isa isa)
 {
     SL_ASSERT(cpu_isa_supported(isa));
+#if defined(__x86_64__)
+    if (isa == CPU_ISA_AVX2) return &avx2_table;
+    if (isa == CPU_ISA_AVX512) return &avx512_table;
+#endif
     return ops_cpu();
 }
