@@ -4,7 +4,7 @@
  * finished when they return, so sync has nothing to wait for and no fault to report. */
 #include "kernels/cpu/stream.h"
 
-enum sl_status stream_create(int32_t threads, struct stream **out)
+enum sl_status cpu_stream_create(int32_t threads, struct stream **out)
 {
     enum sl_status status = SL_ERR_NO_MEMORY;
     *out = NULL;
@@ -22,7 +22,7 @@ fail:
     return status;
 }
 
-void stream_destroy(struct stream *stream)
+void cpu_stream_destroy(struct stream *stream)
 {
     if (!stream) return;
     worker_pool_destroy(stream->pool);
@@ -30,7 +30,7 @@ void stream_destroy(struct stream *stream)
     free(stream);
 }
 
-enum sl_status stream_sync(struct stream *stream)
+enum sl_status cpu_stream_sync(struct stream *stream)
 {
     SL_ASSERT(stream != NULL);
     return SL_OK;
@@ -40,9 +40,9 @@ const struct ops *ops_cpu(void)
 {
     static const struct ops table = {
         .name = "cpu",
-        .stream_create = stream_create,
-        .stream_destroy = stream_destroy,
-        .stream_sync = stream_sync,
+        .stream_create = cpu_stream_create,
+        .stream_destroy = cpu_stream_destroy,
+        .stream_sync = cpu_stream_sync,
 #define X(op) .op = cpu_##op,
         SL_OPS(X)
 #undef X

@@ -52,63 +52,34 @@ enum cpu_isa cpu_isa_best(void)
 }
 
 #if defined(__x86_64__)
+/* The tables start from the twins and say anew which ops they replace. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Winitializer-overrides"
+#else
+#pragma GCC diagnostic ignored "-Woverride-init"
+#endif
+#define X(op) .op = cpu_##op,
+#define TWINS                                                                                      \
+    .stream_create = cpu_stream_create, .stream_destroy = cpu_stream_destroy,                      \
+    .stream_sync = cpu_stream_sync, SL_OPS(X)
 
-static const struct ops avx2_table = {
-    .name = "cpu, avx2",
-    .stream_create = stream_create,
-    .stream_destroy = stream_destroy,
-    .stream_sync = stream_sync,
-    .embed = cpu_embed,
-    .norm = cpu_norm,
-    .head_norm = cpu_head_norm,
-    .rope = cpu_rope,
+static const struct ops table_avx2 = {
+    TWINS.name = "cpu avx2",
     .linear = cpu_linear_avx2,
-    .kv_store = cpu_kv_store,
-    .kv_compress = cpu_kv_compress,
-    .indexer = cpu_indexer,
-    .attention = cpu_attention,
-    .router = cpu_router,
-    .expert_ffn = cpu_expert_ffn,
-    .swiglu = cpu_swiglu,
-    .moe_combine = cpu_moe_combine,
-    .hyper_pre = cpu_hyper_pre,
-    .hyper_post = cpu_hyper_post,
-    .hyper_head = cpu_hyper_head,
-    .mtp_mix = cpu_mtp_mix,
 };
 
-static const struct ops avx512_table = {
-    .name = "cpu, avx512",
-    .stream_create = stream_create,
-    .stream_destroy = stream_destroy,
-    .stream_sync = stream_sync,
-    .embed = cpu_embed,
-    .norm = cpu_norm,
-    .head_norm = cpu_head_norm,
-    .rope = cpu_rope,
+static const struct ops table_avx512 = {
+    TWINS.name = "cpu avx512",
     .linear = cpu_linear_avx512,
-    .kv_store = cpu_kv_store,
-    .kv_compress = cpu_kv_compress,
-    .indexer = cpu_indexer,
-    .attention = cpu_attention,
-    .router = cpu_router,
-    .expert_ffn = cpu_expert_ffn,
-    .swiglu = cpu_swiglu,
-    .moe_combine = cpu_moe_combine,
-    .hyper_pre = cpu_hyper_pre,
-    .hyper_post = cpu_hyper_post,
-    .hyper_head = cpu_hyper_head,
-    .mtp_mix = cpu_mtp_mix,
 };
-
 #endif
 
 const struct ops *ops_cpu_isa(enum cpu_isa isa)
 {
     SL_ASSERT(cpu_isa_supported(isa));
 #if defined(__x86_64__)
-    if (isa == CPU_ISA_AVX2) return &avx2_table;
-    if (isa == CPU_ISA_AVX512) return &avx512_table;
+    if (isa == CPU_ISA_AVX2) return &table_avx2;
+    if (isa == CPU_ISA_AVX512) return &table_avx512;
 #endif
     return ops_cpu();
 }

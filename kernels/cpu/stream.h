@@ -17,10 +17,10 @@ struct stream {
     float *scratch; /* [STREAM_SCRATCH_FLOATS] */
 };
 
-/* The members of struct ops of the same names, for every table of CPU ops. */
-SL_MUST_USE enum sl_status stream_create(int32_t threads, struct stream **out);
-void stream_destroy(struct stream *stream);
-enum sl_status stream_sync(struct stream *stream);
+/* Members of every CPU op table; see struct ops. */
+enum sl_status cpu_stream_create(int32_t threads, struct stream **out);
+void cpu_stream_destroy(struct stream *stream);
+enum sl_status cpu_stream_sync(struct stream *stream);
 
 /* Calls fn(context, idx) for idx in 0 .. count-1 on the stream's threads. */
 static inline void stream_run(struct stream *stream, int32_t count, worker_fn *fn,
