@@ -17,7 +17,7 @@ typedef simd_f32 linear_float_totals[LINEAR_ROWS];
 SIMD_INLINE simd_f32 linear_float_decode(enum matrix_format format, const uint8_t *p)
 {
     if (format == MATRIX_F32) return simd_load((const float *)(const void *)p);
-    if (format == MATRIX_BF16) return simd_from_bf16((const uint16_t *)(const void *)p);
+    if (format == MATRIX_BF16) return simd_from_bf16(p);
     return simd_from_e4m3(p);
 }
 

@@ -11,8 +11,7 @@
 
 #if defined(__AVX512F__)
 
-#define SIMD_LANES     16
-#define SIMD_ISA(name) name##_avx512
+#define SIMD_LANES 16
 typedef __m512 simd_f32;
 
 SIMD_INLINE simd_f32 simd_zero(void)
@@ -40,6 +39,11 @@ SIMD_INLINE simd_f32 simd_add(simd_f32 a, simd_f32 b)
     return _mm512_add_ps(a, b);
 }
 
+SIMD_INLINE simd_f32 simd_sub(simd_f32 a, simd_f32 b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
 SIMD_INLINE simd_f32 simd_mul(simd_f32 a, simd_f32 b)
 {
     return _mm512_mul_ps(a, b);
@@ -56,8 +60,8 @@ SIMD_INLINE simd_f32 simd_max(simd_f32 a, simd_f32 b)
     return _mm512_max_ps(a, b);
 }
 
-/* Bit patterns of the lanes as integers, and back. */
-SIMD_INLINE simd_f32 simd_from_bf16(const uint16_t *codes)
+/* bf16 codes, at any address. */
+SIMD_INLINE simd_f32 simd_from_bf16(const void *codes)
 {
     __m256i words = _mm256_loadu_si256((const __m256i *)codes);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
@@ -98,8 +102,7 @@ SIMD_INLINE simd_f32 simd_round(simd_f32 value)
 
 #else
 
-#define SIMD_LANES     8
-#define SIMD_ISA(name) name##_avx2
+#define SIMD_LANES 8
 typedef __m256 simd_f32;
 
 SIMD_INLINE simd_f32 simd_zero(void)
@@ -127,6 +130,11 @@ SIMD_INLINE simd_f32 simd_add(simd_f32 a, simd_f32 b)
     return _mm256_add_ps(a, b);
 }
 
+SIMD_INLINE simd_f32 simd_sub(simd_f32 a, simd_f32 b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
 SIMD_INLINE simd_f32 simd_mul(simd_f32 a, simd_f32 b)
 {
     return _mm256_mul_ps(a, b);
@@ -142,7 +150,7 @@ SIMD_INLINE simd_f32 simd_max(simd_f32 a, simd_f32 b)
     return _mm256_max_ps(a, b);
 }
 
-SIMD_INLINE simd_f32 simd_from_bf16(const uint16_t *codes)
+SIMD_INLINE simd_f32 simd_from_bf16(const void *codes)
 {
     __m128i words = _mm_loadu_si128((const __m128i *)codes);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
