@@ -77,12 +77,14 @@ static const struct ops table_avx2 = {
     TWINS.name = "cpu avx2",
     .linear = cpu_linear_avx2,
     .attention = cpu_attention_avx2,
+    .indexer = cpu_indexer_avx2,
 };
 
 static const struct ops table_avx512 = {
     TWINS.name = "cpu avx512",
     .linear = cpu_linear_avx512,
     .attention = cpu_attention_avx512,
+    .indexer = cpu_indexer_avx512,
 };
 #endif
 

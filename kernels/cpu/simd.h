@@ -60,6 +60,15 @@ SIMD_INLINE simd_f32 simd_max(simd_f32 a, simd_f32 b)
     return _mm512_max_ps(a, b);
 }
 
+/* The nearest bf16 values; a NaN must be a bf16 value already. */
+SIMD_INLINE simd_f32 simd_round_bf16(simd_f32 value)
+{
+    __m512i bits = _mm512_castps_si512(value);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
 /* bf16 codes, at any address. */
 SIMD_INLINE simd_f32 simd_from_bf16(const void *codes)
 {
@@ -148,6 +157,14 @@ SIMD_INLINE simd_f32 simd_fma(simd_f32 a, simd_f32 b, simd_f32 c)
 SIMD_INLINE simd_f32 simd_max(simd_f32 a, simd_f32 b)
 {
     return _mm256_max_ps(a, b);
+}
+
+SIMD_INLINE simd_f32 simd_round_bf16(simd_f32 value)
+{
+    __m256i bits = _mm256_castps_si256(value);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)0xffff0000u)));
 }
 
 SIMD_INLINE simd_f32 simd_from_bf16(const void *codes)

@@ -6,8 +6,8 @@
 
 #include "kernels/ops.h"
 
-#define CPU_AVX2_OPS(X)   X(linear) X(attention)
-#define CPU_AVX512_OPS(X) X(linear) X(attention)
+#define CPU_AVX2_OPS(X)   X(linear) X(attention) X(indexer)
+#define CPU_AVX512_OPS(X) X(linear) X(attention) X(indexer)
 
 #define X(op) void cpu_##op##_avx2(struct stream *stream, const struct op##_args *args);
 CPU_AVX2_OPS(X)
