@@ -87,7 +87,7 @@ static void judge(struct budget *out)
     if (out->slots < out->slots_min) {
         out->fits = false;
         snprintf(out->advice, sizeof out->advice,
-                 "give --ram %" PRIu64 " (%.1f MiB) or more: one token needs %" PRId32
+                 "give --ram %" PRIu64 " or more (%.1f MiB): one token needs %" PRId32
                  " experts at a time",
                  out->expert_ram_min_bytes, (double)out->expert_ram_min_bytes / 1048576.0,
                  out->slots_min);

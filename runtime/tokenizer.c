@@ -1,10 +1,10 @@
 /* The public door of the tokenizer: opening, encoding, looking tokens up; see the header. */
 #include "runtime/tokenizer.h"
 
+#include "runtime/text_file.h"
 #include "runtime/tokenizer_file.h"
 #include "runtime/utf8.h"
 
-#include <errno.h>
 #include <string.h>
 
 /* ---- opening ------------------------------------------------------------------------------ */
@@ -23,41 +23,12 @@ enum sl_status tokenizer_parse(const char *text, size_t bytes, const char *path,
     return SL_OK;
 }
 
-/* Reads what the file really holds, up to the limit and one byte more. */
-static enum sl_status read_file(FILE *file, const char *path, char **text, size_t *bytes,
-                                struct sl_error *error)
-{
-    size_t capacity = 0, length = 0;
-    char *data = NULL;
-    while (length == capacity && length <= TOKENIZER_FILE_BYTES_MAX) {
-        capacity = capacity * 2 + (1u << 20);
-        char *grown = realloc(data, capacity);
-        if (!grown) {
-            free(data);
-            return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "%s: out of memory", path);
-        }
-        data = grown;
-        length += fread(data + length, 1, capacity - length, file);
-    }
-    if (ferror(file)) {
-        free(data);
-        return sl_error_set(error, SL_ERR_IO, errno, "cannot read %s: %s", path, strerror(errno));
-    }
-    *text = data;
-    *bytes = length;
-    return SL_OK;
-}
-
 enum sl_status sl_tokenizer_open(const char *path, sl_tokenizer **out, struct sl_error *error)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return sl_error_set(error, SL_ERR_IO, errno, "cannot open %s: %s", path, strerror(errno));
-    char *text = NULL;
-    size_t bytes = 0;
-    enum sl_status status = read_file(file, path, &text, &bytes, error);
-    fclose(file);
-    if (status == SL_OK) status = tokenizer_parse(text, bytes, path, out, error);
+    char *text;
+    size_t bytes;
+    SL_TRY(text_file_read(path, TOKENIZER_FILE_BYTES_MAX, &text, &bytes, error));
+    enum sl_status status = tokenizer_parse(text, bytes, path, out, error);
     free(text);
     return status;
 }

@@ -245,14 +245,15 @@ static void text_that_is_not_a_json_object_is_refused(void **state)
     }
 }
 
-static void a_missing_file_is_an_io_error_with_its_path(void **state)
+static void a_path_that_is_no_file_is_named(void **state)
 {
     (void)state;
     sl_tokenizer *tokenizer = NULL;
     struct sl_error error;
     assert_int_equal(sl_tokenizer_open("tests/golden/no-such-file", &tokenizer, &error), SL_ERR_IO);
     assert_non_null(strstr(error.message, "tests/golden/no-such-file"));
-    assert_int_equal(sl_tokenizer_open("tests", &tokenizer, &error), SL_ERR_IO);
+    assert_int_equal(sl_tokenizer_open("tests", &tokenizer, &error), SL_ERR_FORMAT);
+    assert_non_null(strstr(error.message, "directory"));
     assert_null(tokenizer);
 }
 
@@ -265,7 +266,7 @@ int main(void)
         cmocka_unit_test(empty_text_has_no_ids),
         cmocka_unit_test(every_fault_is_named),
         cmocka_unit_test(text_that_is_not_a_json_object_is_refused),
-        cmocka_unit_test(a_missing_file_is_an_io_error_with_its_path),
+        cmocka_unit_test(a_path_that_is_no_file_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
