@@ -50,5 +50,6 @@ double bench_memory_rate(int32_t threads);
 int bench_disk(const struct bench_options *options);
 int bench_ceilings(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
+int bench_ops(const struct bench_options *options);
 
 #endif

@@ -12,6 +12,7 @@ static const struct {
 } benches[] = {
     {"ceilings", "memory bandwidth, and the disk of --file", bench_ceilings},
     {"generate", "prompt and decode speed of --model, experts in RAM", bench_generate},
+    {"ops", "routed experts on the CPU, beside memory and arithmetic at their best", bench_ops},
     {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
 };
 
