@@ -52,5 +52,6 @@ int bench_disk(const struct bench_options *options);
 int bench_ceilings(const struct bench_options *options);
 int bench_linear(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
+int bench_ops(const struct bench_options *options);
 
 #endif

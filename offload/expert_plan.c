@@ -91,6 +91,7 @@ enum sl_status expert_plan_check_source(const struct expert_source *source, stru
 bool expert_plan_is_straight(const struct expert_source *source)
 {
     size_t count = (size_t)(source->layers * source->experts) * (size_t)source->segments_per_expert;
+    if (source->place) return false;
     for (size_t i = 0; i < count; i++) {
         const struct expert_segment *segment = &source->segments[i];
         uint64_t alignment = source->files[segment->file].alignment_bytes;
@@ -184,12 +185,29 @@ static const uint8_t *find_staged(const struct expert_plan *plan,
     return NULL;
 }
 
+/* Lets the source fill the slot. */
+static void place_rearranged(const struct expert_source *source, int32_t expert_idx,
+                             const struct expert_plan *plan, const uint8_t *staging, uint8_t *slot)
+{
+    const struct expert_segment *segments = segments_of(source, expert_idx);
+    const uint8_t *staged[EXPERT_SEGMENTS_MAX];
+    for (int32_t i = 0; i < source->segments_per_expert; i++) {
+        staged[i] = find_staged(plan, &segments[i], staging);
+        SL_ASSERT(staged[i]);
+    }
+    source->place(source->place_context, staged, slot);
+}
+
 void expert_plan_place(const struct expert_source *source, int32_t expert_idx,
                        const struct expert_plan *plan, const uint8_t *staging, uint8_t *slot)
 {
     const struct expert_segment *sorted[EXPERT_SEGMENTS_MAX];
     size_t end = 0;
     SL_ASSERT((staging == NULL) == (plan->staging_bytes == 0));
+    if (source->place) {
+        place_rearranged(source, expert_idx, plan, staging, slot);
+        return;
+    }
     sort_segments(source, expert_idx, true, sorted);
     for (int32_t i = 0; i < source->segments_per_expert; i++) {
         size_t offset = sorted[i]->slot_offset_bytes, bytes = sorted[i]->bytes;

@@ -3,7 +3,7 @@
  *
  * A source is straight when every segment may be read into its place in the slot as it is. The
  * others go through staging: segments that adjoin in the file, or nearly, become one aligned read,
- * and their parts are copied into the slot afterwards. */
+ * and their parts are copied or rearranged into the slot afterwards. */
 #ifndef SLUICE_OFFLOAD_EXPERT_PLAN_H
 #define SLUICE_OFFLOAD_EXPERT_PLAN_H
 
@@ -38,8 +38,8 @@ bool expert_plan_is_straight(const struct expert_source *source);
 void expert_plan_make(const struct expert_source *source, int32_t expert_idx, bool straight,
                       struct expert_plan *out);
 
-/* Completes a slot whose reads have arrived: copies the segments out of `staging` (NULL when
- * straight) and zeroes what no segment covers. */
+/* Completes a slot whose reads have arrived: copies or rearranges the segments out of `staging`
+ * (NULL when straight) and zeroes what no segment covers. */
 void expert_plan_place(const struct expert_source *source, int32_t expert_idx,
                        const struct expert_plan *plan, const uint8_t *staging, uint8_t *slot);
 

@@ -32,8 +32,8 @@ struct expert_segment {
 
 /* Where every expert's bytes lie on disk; borrowed by the store for its whole life. A packed file
  * has one page-aligned segment of slot_bytes an expert, read straight into the slot; an unpacked
- * checkpoint has several unaligned ones, read into staging and placed. Bytes of a slot that no
- * segment covers are zero. */
+ * checkpoint has several unaligned ones, read into staging and placed: copied, or, with `place`,
+ * rearranged. Bytes of a slot that no segment covers are zero. */
 struct expert_source {
     int32_t layers, experts;
     size_t slot_bytes; /* a multiple of SL_PAGE_BYTES */
@@ -42,6 +42,10 @@ struct expert_source {
     const struct expert_segment *segments; /* [layers, experts, segments_per_expert] */
     int32_t segments_per_expert;           /* 1 .. EXPERT_SEGMENTS_MAX */
     const uint64_t *checksums;             /* [layers, experts] XXH3-64 of the slot, or NULL */
+    /* Fills a whole slot from an expert's segments, in their order as they lie on disk; NULL: they
+     * are copied to their slot_offset_bytes. */
+    void (*place)(const void *context, const uint8_t *const segments[], uint8_t *slot);
+    const void *place_context; /* borrowed */
 };
 
 struct expert_store_options {

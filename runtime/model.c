@@ -154,6 +154,11 @@ static void bind_experts(struct tensor_binder *binder, const struct model *model
     }
 }
 
+static void place_expert(const void *context, const uint8_t *const segments[], uint8_t *slot)
+{
+    expert_layout_place(context, segments, slot);
+}
+
 static enum sl_status prepare_experts(struct model *model, int32_t layers, struct sl_error *error)
 {
     const struct model_config *c = &model->config;
@@ -169,7 +174,9 @@ static enum sl_status prepare_experts(struct model *model, int32_t layers, struc
                                             .files = files->expert_files,
                                             .file_count = files->expert_file_count,
                                             .segments = files->segments,
-                                            .segments_per_expert = EXPERT_PARTS};
+                                            .segments_per_expert = EXPERT_PARTS,
+                                            .place = place_expert,
+                                            .place_context = &model->expert_layout};
     return SL_OK;
 }
 

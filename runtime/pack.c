@@ -82,6 +82,7 @@ struct packer {
     const struct model *model;
     struct model_file_writer *writer;
     uint8_t *slot;        /* [slot_bytes] */
+    uint8_t *raw;         /* [slot_bytes] an expert's segments as published */
     struct place *places; /* [experts] */
     sl_progress_fn progress;
     void *context;
@@ -134,15 +135,18 @@ static enum sl_status read_expert(struct packer *packer, struct expert_ref ref,
 {
     const struct expert_source *source = &packer->model->experts;
     const struct expert_segment *segments = segments_of(source, ref);
-    memset(packer->slot, 0, source->slot_bytes);
+    const uint8_t *parts[EXPERT_SEGMENTS_MAX];
+    SL_ASSERT(source->place && source->segments_per_expert <= EXPERT_SEGMENTS_MAX);
     for (int32_t i = 0; i < source->segments_per_expert; i++) {
         const struct expert_segment *segment = &segments[i];
         const struct io_file *file = &source->files[segment->file];
         SL_ASSERT(!file->direct && segment->file < source->file_count);
         SL_ASSERT(segment->bytes <= source->slot_bytes &&
                   segment->slot_offset_bytes <= source->slot_bytes - segment->bytes);
-        int failure = file_range_read(file->fd, packer->slot + segment->slot_offset_bytes,
-                                      (size_t)segment->bytes, segment->offset_bytes);
+        uint8_t *part = packer->raw + segment->slot_offset_bytes;
+        int failure =
+            file_range_read(file->fd, part, (size_t)segment->bytes, segment->offset_bytes);
+        parts[i] = part;
         if (!failure) continue;
         packer->hopeless = failure == -ENODATA;
         return sl_error_set(error, SL_ERR_IO, -failure,
@@ -152,6 +156,7 @@ static enum sl_status read_expert(struct packer *packer, struct expert_ref ref,
                             file->path,
                             failure == -ENODATA ? "the file ends before" : strerror(-failure));
     }
+    source->place(source->place_context, parts, packer->slot);
     return SL_OK;
 }
 
@@ -218,8 +223,9 @@ enum sl_status sl_pack(const char *model_dir, const char *output, sl_progress_fn
     packer.total_bytes = (uint64_t)spec.layers * (uint64_t)spec.experts * spec.slot_bytes;
     path = output ? strdup(output) : default_path(model_dir);
     packer.slot = aligned_alloc(SL_PAGE_BYTES, (size_t)spec.slot_bytes);
+    packer.raw = malloc((size_t)spec.slot_bytes);
     packer.places = malloc((size_t)spec.experts * sizeof *packer.places);
-    if (!path || !packer.slot || !packer.places) {
+    if (!path || !packer.slot || !packer.raw || !packer.places) {
         status = sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                               "no memory to pack experts of %" PRIu64 " bytes", spec.slot_bytes);
         goto out;
@@ -234,6 +240,7 @@ enum sl_status sl_pack(const char *model_dir, const char *output, sl_progress_fn
         model_file_writer_close(packer.writer);
 out:
     free(packer.places);
+    free(packer.raw);
     free(packer.slot);
     free(path);
     model_close(model);

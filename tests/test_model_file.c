@@ -104,7 +104,7 @@ static void the_head_is_written_as_documented(void **state)
 {
     const struct fixture *fixture = *state;
     static const uint8_t expected[] = {
-        'S',  'L',  'E',  'X',  'P',  'E',  'R',  'T', 1, 0,    0, 0, 1, 0, 0, 0,
+        'S',  'L',  'E',  'X',  'P',  'E',  'R',  'T', 1, 0,    0, 0, 2, 0, 0, 0,
         3,    0,    0,    0,    5,    0,    0,    0,   0, 0x20, 0, 0, 0, 0, 0, 0, /* 8192 */
         0,    0x10, 0,    0,    0,    0,    0,    0,                              /* 4096 */
         0,    0x20, 0,    0,    0,    0,    0,    0,                              /* 8192 */

@@ -1,6 +1,7 @@
 /* labels: unit */
 /* Router, routed experts and residual streams against plain double-precision loops. */
 #include "kernels/lowp.h"
+#include "tests/support_expert.h"
 #include "tests/support_ops.h"
 
 #include <math.h>
@@ -94,78 +95,12 @@ static void router_by_table_ignores_the_scores_for_the_choice(void **state)
     }
 }
 
-/* Element of a published fp4 matrix inside a slot. */
-static double expert_weight(const struct expert_layout *layout, const uint8_t *slot,
-                            enum expert_part part, int32_t columns, int32_t row, int32_t column)
-{
-    size_t idx = (size_t)row * (size_t)columns + (size_t)column;
-    uint8_t pair = slot[layout->offset_bytes[part] + idx / 2];
-    uint8_t scale = slot[layout->offset_bytes[part + 1] + idx / 32];
-    return ops_test_e2m1_value(idx % 2 ? pair >> 4 : pair & 15) * ops_test_e8m0_value(scale);
-}
-
-/* y [hidden] of one token in double; with `round` the roundings between the products. */
-static void expert_in_double(const struct expert_layout *layout, const uint8_t *slot,
-                             const float *x, double weight, bool round, double *y)
-{
-    int32_t hidden = layout->hidden;
-    int32_t width = layout->width;
-    double *input = ops_test_alloc((size_t)hidden * sizeof *input);
-    double *middle = ops_test_alloc((size_t)width * sizeof *middle);
-    float *rounded = ops_test_floats((size_t)width);
-    for (int32_t c = 0; c < hidden; c++)
-        input[c] = (double)x[c];
-    if (round) ops_test_round_trip_fp8(x, input, hidden, 128);
-    for (int32_t r = 0; r < width; r++) {
-        double gate = 0;
-        double up = 0;
-        for (int32_t c = 0; c < hidden; c++) {
-            gate += input[c] * expert_weight(layout, slot, EXPERT_W1, hidden, r, c);
-            up += input[c] * expert_weight(layout, slot, EXPERT_W3, hidden, r, c);
-        }
-        if (round) gate = ops_test_bf16(gate);
-        if (round) up = ops_test_bf16(up);
-        gate = fmin(gate, 10);
-        up = fmin(fmax(up, -10), 10);
-        middle[r] = weight * gate / (1 + exp(-gate)) * up;
-        rounded[r] = (float)ops_test_bf16(middle[r]);
-    }
-    if (round) ops_test_round_trip_fp8(rounded, middle, width, 128);
-    for (int32_t r = 0; r < hidden; r++) {
-        y[r] = 0;
-        for (int32_t c = 0; c < width; c++)
-            y[r] += middle[c] * expert_weight(layout, slot, EXPERT_W2, width, r, c);
-    }
-}
-
-static uint8_t *make_slot(uint64_t *seed, const struct expert_layout *layout)
-{
-    uint8_t *raw = ops_test_alloc(layout->slot_bytes + 64);
-    uint8_t *slot = raw + (64 - (uintptr_t)raw % 64);
-    for (int part = 0; part < EXPERT_PARTS; part++)
-        for (size_t i = 0; i < layout->part_bytes[part]; i++)
-            slot[layout->offset_bytes[part] + i] =
-                (uint8_t)(part % 2 ? 122 + test_random_below(seed, 4) : test_random(seed));
-    return slot;
-}
-
-static double relative_rms(const float *got, const double *want, size_t count)
-{
-    double error = 0;
-    double size = 0;
-    for (size_t i = 0; i < count; i++) {
-        error += pow((double)got[i] - want[i], 2);
-        size += want[i] * want[i];
-    }
-    return sqrt(error / size);
-}
-
 static void experts_agree_and_depend_on_their_token_alone(void **state)
 {
     enum { TOKENS = 70, TOP = 2 };
-    const struct expert_layout layout = expert_layout_make(160, 96);
     uint64_t seed = 22;
-    const uint8_t *slots[2] = {make_slot(&seed, &layout), make_slot(&seed, &layout)};
+    const struct test_expert *experts[2] = {test_expert_make(&seed, 160, 96, 122, 4),
+                                            test_expert_make(&seed, 160, 96, 122, 4)};
     float *x = ops_test_random_bf16(&seed, TOKENS * 160, 2.0f);
     float *weights = ops_test_random(&seed, TOKENS * TOP, 1.0f);
     size_t out_count = TOKENS * TOP * 160;
@@ -184,24 +119,25 @@ static void experts_agree_and_depend_on_their_token_alone(void **state)
     for (int round = 0; round < 2; round++) {
         for (int32_t e = 0; e < 2; e++)
             for (int32_t t = 0; t < TOKENS; t++)
-                expert_in_double(&layout, slots[e], x + token_rows[t] * 160,
-                                 (double)weights[e * TOKENS + t], round,
-                                 want + output_rows[e][t] * 160);
+                test_expert_in_double(experts[e], x + token_rows[t] * 160,
+                                      (double)weights[e * TOKENS + t], round,
+                                      want + output_rows[e][t] * 160);
         struct expert_task tasks[2];
         for (int e = 0; e < 2; e++)
-            tasks[e] = (struct expert_task){slots[e], token_rows, output_rows[e],
+            tasks[e] = (struct expert_task){experts[e]->slot, token_rows, output_rows[e],
                                             weights + e * TOKENS, TOKENS};
-        struct expert_ffn_args args = {x, out, tasks, &layout, scratch, 2, TOKENS, 10.0f, round};
+        struct expert_ffn_args args = {x,      out,   tasks, &experts[0]->layout, scratch, 2,
+                                       TOKENS, 10.0f, round};
         cpu_expert_ffn(ops_test_stream(1), &args);
         /* A middle value at a rounding edge may fall to either side: a few percent of itself. */
-        assert_true(relative_rms(out, want, out_count) < (round ? 0.006 : 1e-6));
+        assert_true(test_expert_relative_rms(out, want, out_count) < (round ? 0.006 : 1e-6));
 
         for (int32_t threads = 2; threads <= 4; threads++) {
             struct stream *stream = ops_test_stream(threads);
             for (int32_t first = 0, step = threads * 3; first < TOKENS; first += step) {
                 for (int e = 0; e < 2; e++)
                     tasks[e] = (struct expert_task){
-                        slots[e], token_rows + first, output_rows[e] + first,
+                        experts[e]->slot, token_rows + first, output_rows[e] + first,
                         weights + e * TOKENS + first, min_i32(step, TOKENS - first)};
                 args.out = again;
                 cpu_expert_ffn(stream, &args);

@@ -70,7 +70,7 @@ static void assert_same_as_undisturbed(const struct fixture *fixture)
 
 /* ---- what is packed ----------------------------------------------------------------------- */
 
-static void every_slot_holds_the_bytes_of_its_expert_and_zeros(void **state)
+static void every_slot_holds_its_expert_in_tiles_and_zeros(void **state)
 {
     const struct fixture *fixture = *state;
     struct model *model = NULL;
@@ -86,19 +86,25 @@ static void every_slot_holds_the_bytes_of_its_expert_and_zeros(void **state)
     assert_int_equal(to->slot_bytes, from->slot_bytes);
     assert_int_equal(fixture->steps, count);
     uint8_t *slot = malloc(from->slot_bytes);
+    uint8_t *raw = malloc(from->slot_bytes);
+    const uint8_t *parts[EXPERT_SEGMENTS_MAX];
     assert_non_null(slot);
+    assert_non_null(raw);
     for (int32_t i = 0; i < count; i++) {
-        memset(slot, 0, from->slot_bytes);
+        memset(slot, 0xee, from->slot_bytes);
         for (int32_t s = 0; s < from->segments_per_expert; s++) {
             const struct expert_segment *segment =
                 &from->segments[i * from->segments_per_expert + s];
-            assert_int_equal(file_range_read(from->files[segment->file].fd,
-                                             slot + segment->slot_offset_bytes, segment->bytes,
+            uint8_t *part = raw + segment->slot_offset_bytes;
+            assert_int_equal(file_range_read(from->files[segment->file].fd, part, segment->bytes,
                                              segment->offset_bytes),
                              0);
+            parts[s] = part;
         }
+        expert_layout_place(&model->expert_layout, parts, slot);
         assert_memory_equal(fixture->whole + to->segments[i].offset_bytes, slot, to->slot_bytes);
     }
+    free(raw);
     free(slot);
     model_file_close(file);
     model_close(model);
@@ -422,7 +428,7 @@ static void verify_refuses_what_is_no_packed_file_and_can_be_cancelled(void **st
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(every_slot_holds_the_bytes_of_its_expert_and_zeros),
+        CASE(every_slot_holds_its_expert_in_tiles_and_zeros),
         CASE(an_engine_finds_the_packed_file_with_and_without_the_mtp_block),
         CASE(cancelled_at_any_expert_it_goes_on_to_the_same_file),
         CASE(killed_at_any_expert_it_goes_on_to_the_same_file),

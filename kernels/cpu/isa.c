@@ -1,6 +1,7 @@
 /* Detection of instruction sets, and the op table of each; see kernels/cpu_isa.h. */
 #include "kernels/cpu_isa.h"
 
+#include "kernels/cpu/expert_batch.h"
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/variants.h"
 
@@ -75,6 +76,7 @@ enum cpu_isa cpu_isa_best(void)
 
 static const struct ops table_avx2 = {
     TWINS.name = "cpu avx2",
+    .expert_ffn = cpu_expert_ffn_avx2,
     .linear = cpu_linear_avx2,
     .attention = cpu_attention_avx2,
     .indexer = cpu_indexer_avx2,
@@ -82,6 +84,7 @@ static const struct ops table_avx2 = {
 
 static const struct ops table_avx512 = {
     TWINS.name = "cpu avx512",
+    .expert_ffn = cpu_expert_ffn_avx512,
     .linear = cpu_linear_avx512,
     .attention = cpu_attention_avx512,
     .indexer = cpu_indexer_avx512,

@@ -4,9 +4,27 @@
 
 #include "kernels/cpu/dot.h"
 #include "kernels/cpu/row_codec.h"
+#include "kernels/expert_layout.h"
 
 /* Columns decoded at a time: the block that shares an fp8 scale. */
 #define PIECE LOWP_FP8_BLOCK
+
+/* Decodes the columns of one row in one tile of fp4. */
+static void decode_tile(const struct weight_rows *weight, int32_t row, int32_t column, float *out)
+{
+    size_t tile = expert_layout_tile(weight->columns, row, column);
+    size_t lane = (size_t)(row % EXPERT_TILE_ROWS);
+    const uint8_t *codes = (const uint8_t *)weight->data + tile * EXPERT_TILE_BYTES + 4 * lane;
+    float scale = e8m0_decode(weight->scale[tile * EXPERT_TILE_ROWS + lane]);
+    for (int32_t i = 0; i < EXPERT_TILE_COLUMNS; i += 8, codes += 4 * EXPERT_TILE_ROWS) {
+        /* Bytes hold the column pairs (0, 2), (4, 6), (1, 3), (5, 7). */
+        for (int32_t pair = 0; pair < 4; pair++) {
+            float *target = out + i + 4 * (pair % 2) + pair / 2;
+            target[0] = code_table_e2m1[codes[pair]][0] * scale;
+            target[2] = code_table_e2m1[codes[pair]][1] * scale;
+        }
+    }
+}
 
 /* Decodes `length` columns from `column` on; returns the factor still missing. */
 static float decode_piece(const struct weight_rows *weight, int32_t row, int32_t column,
@@ -30,10 +48,8 @@ static float decode_piece(const struct weight_rows *weight, int32_t row, int32_t
         return e8m0_decode(weight->scale[(size_t)(row / PIECE) * tiles + (size_t)(column / PIECE)]);
     }
     case WEIGHT_FP4: {
-        size_t blocks = (columns + LOWP_FP4_BLOCK - 1) / LOWP_FP4_BLOCK;
-        const uint8_t *scale =
-            weight->scale + (size_t)row * blocks + (size_t)(column / LOWP_FP4_BLOCK);
-        row_codec_decode_fp4((const uint8_t *)weight->data + first / 2, scale, length, out);
+        for (int32_t i = 0; i < length; i += EXPERT_TILE_COLUMNS)
+            decode_tile(weight, row, column + i, out + i);
         break;
     }
     }

@@ -14,12 +14,12 @@
 enum weight_format { WEIGHT_F32, WEIGHT_BF16, WEIGHT_FP8, WEIGHT_FP4 };
 
 /* Weight rows, borrowed. Scales: WEIGHT_FP8 one e8m0 per 128 x 128 tile, WEIGHT_FP4 one per row
- * and 32 columns. */
+ * and 32 columns. WEIGHT_FP4 comes in the tiles of expert_layout.h, the rest as rows. */
 struct weight_rows {
     const void *data; /* [rows, columns] */
     const uint8_t *scale;
     enum weight_format format;
-    int32_t columns; /* even for WEIGHT_FP4 */
+    int32_t columns; /* a multiple of 32 for WEIGHT_FP4 */
 };
 
 struct row_panel {
