@@ -18,6 +18,7 @@ struct bench_options {
     double seconds;     /* --seconds: of each sample that is measured by time */
     int32_t threads;    /* --threads: most to use */
     uint64_t seed;      /* --seed */
+    const char *isa;    /* --cpu-isa: the kernels' instruction set, or NULL for the best */
     const char *commit; /* --commit, else SLUICE_COMMIT, else "" */
 };
 
@@ -49,6 +50,7 @@ double bench_memory_rate(int32_t threads);
 /* The benchmarks; each returns the exit status. */
 int bench_disk(const struct bench_options *options);
 int bench_ceilings(const struct bench_options *options);
+int bench_linear(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
 int bench_ops(const struct bench_options *options);
 

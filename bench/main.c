@@ -12,24 +12,19 @@ static const struct {
 } benches[] = {
     {"ceilings", "memory bandwidth, and the disk of --file", bench_ceilings},
     {"generate", "prompt and decode speed of --model, experts in RAM", bench_generate},
+    {"linear", "matrix products of the CPU, beside memory and multiply-adds", bench_linear},
     {"ops", "routed experts on the CPU, beside memory and arithmetic at their best", bench_ops},
     {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
 };
 
 static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},
-    {"file", required_argument, NULL, 'f'},
-    {"bytes", required_argument, NULL, 'b'},
-    {"depth", required_argument, NULL, 'd'},
-    {"packed", no_argument, NULL, 'p'},
-    {"unpacked", no_argument, NULL, 'u'},
-    {"rounds", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 's'},
-    {"threads", required_argument, NULL, 't'},
-    {"seed", required_argument, NULL, 'S'},
-    {"commit", required_argument, NULL, 'c'},
-    {"help", no_argument, NULL, 'h'},
-    {0},
+    {"model", required_argument, NULL, 'm'},   {"file", required_argument, NULL, 'f'},
+    {"bytes", required_argument, NULL, 'b'},   {"depth", required_argument, NULL, 'd'},
+    {"packed", no_argument, NULL, 'p'},        {"unpacked", no_argument, NULL, 'u'},
+    {"rounds", required_argument, NULL, 'r'},  {"seconds", required_argument, NULL, 's'},
+    {"threads", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 'S'},
+    {"cpu-isa", required_argument, NULL, 'i'}, {"commit", required_argument, NULL, 'c'},
+    {"help", no_argument, NULL, 'h'},          {0},
 };
 
 static int usage(FILE *out)
@@ -37,7 +32,7 @@ static int usage(FILE *out)
     fprintf(out,
             "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--bytes SIZE] [--depth N]\n"
             "                    [--packed|--unpacked] [--rounds N] [--seconds S]\n"
-            "                    [--threads N] [--seed N] [--commit TEXT]\n");
+            "                    [--threads N] [--cpu-isa NAME] [--seed N] [--commit TEXT]\n");
     for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
         fprintf(out, "  %-9s %s\n", benches[i].name, benches[i].help);
     return out == stdout ? 0 : 2;
@@ -82,6 +77,7 @@ static bool parse_option(int option, const char *text, struct bench_options *opt
     case 'f': options->file = text; break;
     case 'm': options->model = text; break;
     case 'c': options->commit = text; break;
+    case 'i': options->isa = text; break;
     case 'p': options->unpacked = false; break;
     case 'u': options->unpacked = true; break;
     case 'b': good = parse_count(text, 4096, 512 << 20, &options->bytes); break;

@@ -21,7 +21,11 @@ const char *cpu_isa_name(enum cpu_isa isa);
 /* True and `*out` set when `name` is one of these names. */
 bool cpu_isa_parse(const char *name, enum cpu_isa *out);
 
-/* Whether this processor, and the operating system's saving of registers, allow the variant. */
+/* The first feature that the variant needs and this processor, or the operating system's saving of
+ * registers, does not offer; NULL when it can run. */
+const char *cpu_isa_missing(enum cpu_isa isa);
+
+/* Whether nothing is missing. */
 bool cpu_isa_supported(enum cpu_isa isa);
 
 /* The best that is supported. */

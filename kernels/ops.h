@@ -99,13 +99,14 @@ struct rope_args {
 
 /* out[t][g*R + r] = sum over c of x[t][g*C + c] * W[g*R + r][c], with C = weight.columns and
  * R = weight.rows / groups; groups = 1 is the plain product. `quantise_input` rounds x to e4m3 per
- * 128 columns first ("Activation quantisation"); `round` rounds the result to bf16. */
+ * 128 columns first ("Activation quantisation"); `round` rounds the result to bf16. `bf16_input`
+ * says that every x is a bf16 value, so that bf16 products lose nothing; the twin ignores it. */
 struct linear_args {
     const float *x;       /* [tokens, groups * columns] */
     struct matrix weight; /* [rows, columns] */
     float *out;           /* [tokens, rows] */
     int32_t tokens, groups;
-    bool quantise_input, round;
+    bool quantise_input, round, bf16_input;
 };
 
 /* Writes key/value rows of positions into a ring: row of position p goes to slot p mod capacity.

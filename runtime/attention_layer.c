@@ -14,7 +14,8 @@ static void project(struct forward *forward, int32_t tokens, const float *x,
                                .tokens = tokens,
                                .groups = 1,
                                .quantise_input = quantise && forward->round,
-                               .round = round && forward->round};
+                               .round = round && forward->round,
+                               .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &args);
 }
 
@@ -221,7 +222,8 @@ void attention_layer_forward(struct forward *forward, const struct forward_chunk
                                .out = ws->output_rank,
                                .tokens = chunk->tokens,
                                .groups = config->output_groups,
-                               .round = forward->round};
+                               .round = forward->round,
+                               .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &down);
     project(forward, chunk->tokens, ws->output_rank, &layer->attn.output_up, out, true, true);
 }

@@ -72,10 +72,27 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
     return expert_store_create(&store, &engine->store, error);
 }
 
+/* The instruction set named by the options, or the best one. */
+static enum sl_status choose_isa(const char *name, enum cpu_isa *out, struct sl_error *error)
+{
+    *out = cpu_isa_best();
+    if (!name) return SL_OK;
+    if (!cpu_isa_parse(name, out))
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "no instruction set \"%s\": it must be portable, avx2 or avx512", name);
+    if (!cpu_isa_supported(*out))
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
+                            "this processor cannot run the %s kernels, it lacks %s: leave the "
+                            "choice open, or use %s",
+                            name, cpu_isa_missing(*out), cpu_isa_name(cpu_isa_best()));
+    return SL_OK;
+}
+
 static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_options *options,
                                    struct sl_error *error)
 {
-    const struct ops *ops = ops_cpu();
+    SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
+    const struct ops *ops = ops_cpu_isa(engine->cpu_isa);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int32_t threads = options->threads ? options->threads : (int32_t)(cores > 0 ? cores : 1);
     if (threads < 1 || threads > ENGINE_THREADS_MAX)
@@ -199,4 +216,5 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
                              .dense_bytes = engine->budget.dense_bytes,
                              .session_bytes = engine->budget.session_bytes};
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
+    snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
 }

@@ -2,6 +2,7 @@
 #ifndef SLUICE_RUNTIME_ENGINE_H
 #define SLUICE_RUNTIME_ENGINE_H
 
+#include "kernels/cpu_isa.h"
 #include "offload/model_file.h"
 #include "runtime/budget.h"
 #include "runtime/forward.h"
@@ -21,6 +22,7 @@ struct sl_engine {
     sl_tokenizer *tokenizer; /* NULL without tokenizer.json */
     struct forward forward;
     enum sl_numerics numerics;
+    enum cpu_isa cpu_isa;
     int32_t sessions; /* open */
 };
 

@@ -136,8 +136,12 @@ static void run_head(struct forward *forward, int32_t tokens, const float *strea
                                    .round = forward->round};
     forward->ops->hyper_head(forward->stream, &fold);
     apply_norm(forward, tokens, norm, ws->x, ws->x);
-    struct linear_args logits = {
-        .x = ws->x, .weight = forward->model->head, .out = out, .tokens = tokens, .groups = 1};
+    struct linear_args logits = {.x = ws->x,
+                                 .weight = forward->model->head,
+                                 .out = out,
+                                 .tokens = tokens,
+                                 .groups = 1,
+                                 .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &logits);
 }
 

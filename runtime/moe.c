@@ -25,7 +25,8 @@ static void route(struct forward *forward, const struct forward_chunk *chunk, in
                                  .weight = layer->router,
                                  .out = ws->router_logits,
                                  .tokens = chunk->tokens,
-                                 .groups = 1};
+                                 .groups = 1,
+                                 .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &logits);
     struct router_args choose = {.logits = ws->router_logits,
                                  .bias = layer->router_bias,

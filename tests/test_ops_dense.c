@@ -208,7 +208,7 @@ static void check_linear(enum matrix_format format, int32_t rows, int32_t column
     for (int32_t i = 0; quantise && i < tokens * groups; i++)
         ops_test_round_trip_fp8(x + (size_t)i * (size_t)columns,
                                 input + (size_t)i * (size_t)columns, columns, 128);
-    struct linear_args args = {x, weight.matrix, out, tokens, groups, quantise, quantise};
+    struct linear_args args = {x, weight.matrix, out, tokens, groups, quantise, quantise, true};
     cpu_linear(ops_test_stream(1), &args);
     check_products(&args, input, weight.values);
     for (int32_t threads = 2; threads <= 4; threads++) {

@@ -3,55 +3,11 @@
  * A work item is a token and a block of heads, which share each decoded row. Rows go in groups of
  * 64: scores, a running maximum that rescales what was summed before, then the weighted rows. */
 #include "kernels/cpu/dot.h"
-#include "kernels/cpu/row_codec.h"
 #include "kernels/cpu/stream.h"
+#include "kernels/cpu/visible_rows.h"
 
 #define HEAD_BLOCK 16
 #define ROW_GROUP  64
-
-/* Rows a query sees: the window from `oldest` on, then `compressed_count` rows. */
-struct visible_rows {
-    const struct attention_args *args;
-    const int32_t *selected; /* of this token, or NULL */
-    size_t row_bytes;
-    int32_t oldest;
-    int32_t window_count;
-    int32_t compressed_count;
-};
-
-static struct visible_rows visible_rows_make(const struct attention_args *args, int32_t t)
-{
-    int32_t position = args->positions[t];
-    int32_t oldest = max_i32(0, position - args->window + 1);
-    struct visible_rows visible = {
-        .args = args,
-        .row_bytes = row_format_bytes(&args->format),
-        .oldest = oldest,
-        .window_count = position + 1 - oldest,
-    };
-    SL_ASSERT(position >= 0);
-    if (args->ratio == 0) return visible;
-    if (!args->selected) {
-        visible.compressed_count = (position + 1) / args->ratio;
-        return visible;
-    }
-    visible.selected = args->selected + (size_t)t * (size_t)args->top;
-    while (visible.compressed_count < args->top && visible.selected[visible.compressed_count] >= 0)
-        visible.compressed_count++;
-    return visible;
-}
-
-static const uint8_t *visible_row(const struct visible_rows *visible, int32_t idx)
-{
-    const struct attention_args *args = visible->args;
-    if (idx < visible->window_count) {
-        int32_t slot = (visible->oldest + idx) % args->window_capacity;
-        return args->window_rows + (size_t)slot * visible->row_bytes;
-    }
-    int32_t row = idx - visible->window_count;
-    if (visible->selected) row = visible->selected[row];
-    return args->rows + (size_t)row * visible->row_bytes;
-}
 
 /* One head's sums over the groups so far. */
 struct head_state {
@@ -130,10 +86,6 @@ static void attend(const void *context, int32_t item)
 
 void cpu_attention(struct stream *stream, const struct attention_args *args)
 {
-    SL_ASSERT(row_codec_supported(&args->format));
-    SL_ASSERT(row_codec_width(&args->format) == args->width);
-    SL_ASSERT(args->heads >= 1 && args->ratio >= 0);
-    SL_ASSERT(args->window >= 0 && args->window <= args->window_capacity);
-    SL_ASSERT(args->ratio == 0 || args->rows != NULL);
+    visible_rows_check(args);
     stream_run(stream, args->tokens * ceil_div_i32(args->heads, HEAD_BLOCK), attend, args);
 }

@@ -1,25 +1,12 @@
 /* Scores of a query over compressed keys, and the rows with the largest scores. */
+#include "kernels/cpu/indexer_query.h"
+
 #include "kernels/cpu/dot.h"
-#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/row_codec.h"
-#include "kernels/cpu/stream.h"
-
-#define ROWS_PER_ITEM 64
-
-/* The token being scored. */
-struct indexer_query {
-    const struct indexer_args *args;
-    float *heads;   /* [heads, width] */
-    float *weights; /* [heads], scaled */
-    int32_t candidates;
-};
 
 static void prepare_head(const void *context, int32_t head)
 {
-    const struct indexer_query *query = context;
-    float *x = query->heads + (size_t)head * (size_t)query->args->width;
-    hadamard_rotate(x, query->args->width);
-    quantise_q4(x, query->args->width);
+    indexer_round_head(context, head);
 }
 
 static void scale_weights(const struct indexer_args *args, const float *weights, float *scaled)
@@ -29,6 +16,8 @@ static void scale_weights(const struct indexer_args *args, const float *weights,
         float weight = quantise_bf16_if(weights[h], args->round);
         scaled[h] = quantise_bf16_if(weight * scale, args->round);
     }
+    for (int32_t h = args->heads; h < indexer_padded_heads(args); h++)
+        scaled[h] = 0.0f;
 }
 
 static float score_row(const struct indexer_query *query, const float *key)
@@ -49,9 +38,9 @@ static void score_rows(const void *context, int32_t item)
     const struct indexer_query *query = context;
     const struct indexer_args *args = query->args;
     size_t row_bytes = row_format_bytes(&args->format);
-    int32_t end = min_i32((item + 1) * ROWS_PER_ITEM, query->candidates);
+    int32_t end = min_i32((item + 1) * INDEXER_ROWS_PER_ITEM, query->candidates);
     float key[OPS_HEAD_DIM_MAX];
-    for (int32_t row = item * ROWS_PER_ITEM; row < end; row++) {
+    for (int32_t row = item * INDEXER_ROWS_PER_ITEM; row < end; row++) {
         row_codec_decode(&args->format, args->rows + (size_t)row * row_bytes, key);
         args->scores[row] = score_row(query, key);
     }
@@ -111,11 +100,12 @@ static void select_rows(const float *scores, int32_t candidates, int32_t top, in
     sort_ascending(selected, top);
 }
 
-void cpu_indexer(struct stream *stream, const struct indexer_args *args)
+void indexer_run(struct stream *stream, const struct indexer_args *args,
+                 const struct indexer_workers *workers)
 {
     SL_ASSERT(row_codec_supported(&args->format));
     SL_ASSERT(row_codec_width(&args->format) == args->width);
-    SL_ASSERT(args->heads >= 1 && args->heads <= STREAM_SCRATCH_FLOATS);
+    SL_ASSERT(args->heads >= 1 && indexer_padded_heads(args) <= STREAM_SCRATCH_FLOATS);
     SL_ASSERT(args->ratio >= 1 && args->top >= 1);
     for (int32_t t = 0; t < args->tokens; t++) {
         size_t heads = (size_t)t * (size_t)args->heads;
@@ -134,8 +124,16 @@ void cpu_indexer(struct stream *stream, const struct indexer_args *args)
             .candidates = candidates,
         };
         scale_weights(args, args->weights + heads, query.weights);
-        if (args->round) stream_run(stream, args->heads, prepare_head, &query);
-        stream_run(stream, ceil_div_i32(candidates, ROWS_PER_ITEM), score_rows, &query);
+        if (args->round || workers->prepare_always)
+            stream_run(stream, args->heads, workers->prepare_head, &query);
+        stream_run(stream, ceil_div_i32(candidates, INDEXER_ROWS_PER_ITEM), workers->score_rows,
+                   &query);
         select_rows(args->scores, candidates, args->top, selected);
     }
+}
+
+void cpu_indexer(struct stream *stream, const struct indexer_args *args)
+{
+    static const struct indexer_workers twin = {prepare_head, score_rows, false};
+    indexer_run(stream, args, &twin);
 }

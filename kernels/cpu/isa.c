@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/expert_batch.h"
 #include "kernels/cpu/stream.h"
+#include "kernels/cpu/variants.h"
 
 #include <string.h>
 
@@ -24,23 +25,33 @@ bool cpu_isa_parse(const char *name, enum cpu_isa *out)
     return false;
 }
 
+#define NEED(feature)                                                                              \
+    if (!__builtin_cpu_supports(feature)) return feature
+
+const char *cpu_isa_missing(enum cpu_isa isa)
+{
+    SL_ASSERT(isa >= 0 && isa < CPU_ISA_COUNT);
+    if (isa == CPU_ISA_PORTABLE) return NULL;
+#if defined(__x86_64__)
+    NEED("avx2");
+    NEED("fma");
+    if (isa == CPU_ISA_AVX2) return NULL;
+    NEED("avx512f");
+    NEED("avx512bw");
+    NEED("avx512dq");
+    NEED("avx512vl");
+    NEED("avx512vbmi");
+    NEED("avx512vnni");
+    NEED("avx512bf16");
+    return NULL;
+#else
+    return "x86-64";
+#endif
+}
+
 bool cpu_isa_supported(enum cpu_isa isa)
 {
-#if defined(__x86_64__)
-    switch (isa) {
-    case CPU_ISA_PORTABLE: return true;
-    case CPU_ISA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case CPU_ISA_AVX512:
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-               __builtin_cpu_supports("avx512bf16");
-    case CPU_ISA_COUNT: break;
-    }
-    return false;
-#else
-    return isa == CPU_ISA_PORTABLE;
-#endif
+    return cpu_isa_missing(isa) == NULL;
 }
 
 enum cpu_isa cpu_isa_best(void)
@@ -66,11 +77,17 @@ enum cpu_isa cpu_isa_best(void)
 static const struct ops table_avx2 = {
     TWINS.name = "cpu avx2",
     .expert_ffn = cpu_expert_ffn_avx2,
+    .linear = cpu_linear_avx2,
+    .attention = cpu_attention_avx2,
+    .indexer = cpu_indexer_avx2,
 };
 
 static const struct ops table_avx512 = {
     TWINS.name = "cpu avx512",
     .expert_ffn = cpu_expert_ffn_avx512,
+    .linear = cpu_linear_avx512,
+    .attention = cpu_attention_avx512,
+    .indexer = cpu_indexer_avx512,
 };
 #endif
 
