@@ -18,8 +18,9 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define PREFETCH_BYTES 4096 /* ahead of the tile at work */
-#define TILE_PAIRS     (EXPERT_TILE_COLUMNS / 2)
+#define PREFETCH_BYTES 8192 /* ahead of the tile at work, into L2: L1 has too few lines under way  \
+                             */
+#define TILE_PAIRS (EXPERT_TILE_COLUMNS / 2)
 
 static void pack(const struct expert_panel *panel, int32_t token, int32_t first, int32_t count,
                  const float *x)
@@ -79,7 +80,7 @@ INLINE void multiply_tokens(const struct expert_band *band, const uint8_t *data,
         UNROLL for (int group = 0; group < 4; group++)
         {
             __m512i lanes = _mm512_loadu_si512(codes);
-            _mm_prefetch((const char *)codes + PREFETCH_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)codes + PREFETCH_BYTES, _MM_HINT_T1);
             add_pair(lanes, table, pairs, even, tokens);
             add_pair(_mm512_srli_epi16(lanes, 4), table, pairs + tokens, odd, tokens);
             add_pair(_mm512_srli_epi16(lanes, 8), table, pairs + 2 * tokens, even, tokens);
