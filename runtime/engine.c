@@ -92,13 +92,21 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
                                    struct sl_error *error)
 {
     SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
-    const struct ops *ops = ops_cpu_isa(engine->cpu_isa);
+    const struct ops *ops = options->fast_prefill ? ops_cpu_isa_fast_prefill(engine->cpu_isa)
+                                                  : ops_cpu_isa(engine->cpu_isa);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int32_t threads = options->threads ? options->threads : (int32_t)(cores > 0 ? cores : 1);
     if (threads < 1 || threads > ENGINE_THREADS_MAX)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d", threads,
                             ENGINE_THREADS_MAX);
-    if (ops->stream_create(threads, &engine->stream) != SL_OK)
+    engine->forward.ops = ops;
+    enum sl_status status = ops->stream_create(threads, &engine->stream);
+    if (status == SL_ERR_UNSUPPORTED)
+        return sl_error_set(error, status, 0,
+                            "fast prefill with the %s kernels needs OpenBLAS, in the build and as "
+                            "libopenblas.so.0 here: install it, or use exact prefill",
+                            cpu_isa_name(engine->cpu_isa));
+    if (status != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", threads);
     if (workspace_create(&engine->model->config, engine->budget.chunk_tokens,
                          engine->budget.context_tokens, &engine->workspace) != SL_OK)
@@ -159,7 +167,7 @@ void sl_engine_close(sl_engine *engine)
     SL_ASSERT(engine->sessions == 0);
     sl_tokenizer_close(engine->tokenizer);
     workspace_destroy(engine->workspace);
-    if (engine->stream) ops_cpu()->stream_destroy(engine->stream);
+    if (engine->stream) engine->forward.ops->stream_destroy(engine->stream);
     expert_store_destroy(engine->store);
     model_file_close(engine->packed);
     model_close(engine->model);
