@@ -7,6 +7,7 @@
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 #include <ggml.h>
+#include <string.h>
 
 #define BLOCK_COLUMNS 32
 #define BLOCK_BYTES   17 /* one scale, 16 bytes of nibbles */

@@ -22,10 +22,10 @@
  * against 153 through OpenBLAS, at 64 tokens 35 to 41, 17 and 41. */
 #define BLAS_LINEAR_TOKENS_MIN 64
 
-#define BLAS_TILE_ROWS    128 /* weight rows of a tile */
-#define BLAS_TILE_COLUMNS 256 /* and columns, the depth of one sgemm; 128 KiB of a worker's stack  \
-                               */
-#define BLAS_TOKENS_MAX 256   /* of one sgemm */
+/* Weights of one sgemm, 128 KiB of a worker's stack, and its most tokens. */
+#define BLAS_TILE_ROWS    128
+#define BLAS_TILE_COLUMNS 256
+#define BLAS_TOKENS_MAX   256
 
 struct blas;
 
