@@ -18,9 +18,9 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define PREFETCH_BYTES 8192 /* ahead of the tile at work, into L2: L1 has too few lines under way  \
-                             */
-#define TILE_PAIRS (EXPERT_TILE_COLUMNS / 2)
+/* Ahead of the tile at work, into L2: L1 can wait for few lines at once. */
+#define PREFETCH_BYTES 8192
+#define TILE_PAIRS     (EXPERT_TILE_COLUMNS / 2)
 
 static void pack(const struct expert_panel *panel, int32_t token, int32_t first, int32_t count,
                  const float *x)
