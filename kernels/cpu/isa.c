@@ -71,11 +71,13 @@ enum cpu_isa cpu_isa_best(void)
 #endif
 #define X(op) .op = cpu_##op,
 #define TWINS                                                                                      \
+    SL_OPS(X)                                                                                      \
     .stream_create = cpu_stream_create, .stream_destroy = cpu_stream_destroy,                      \
-    .stream_sync = cpu_stream_sync, SL_OPS(X)
+    .stream_sync = cpu_stream_sync
 
 static const struct ops table_avx2 = {
-    TWINS.name = "cpu avx2",
+    TWINS,
+    .name = "cpu avx2",
     .expert_ffn = cpu_expert_ffn_avx2,
     .linear = cpu_linear_avx2,
     .attention = cpu_attention_avx2,
@@ -83,7 +85,8 @@ static const struct ops table_avx2 = {
 };
 
 static const struct ops table_avx512 = {
-    TWINS.name = "cpu avx512",
+    TWINS,
+    .name = "cpu avx512",
     .expert_ffn = cpu_expert_ffn_avx512,
     .linear = cpu_linear_avx512,
     .attention = cpu_attention_avx512,
