@@ -69,10 +69,11 @@ enum cpu_isa cpu_isa_best(void)
 #else
 #pragma GCC diagnostic ignored "-Woverride-init"
 #endif
-#define X(op) , .op = cpu_##op
+#define X(op) .op = cpu_##op,
 #define TWINS                                                                                      \
+    SL_OPS(X)                                                                                      \
     .stream_create = cpu_stream_create, .stream_destroy = cpu_stream_destroy,                      \
-    .stream_sync = cpu_stream_sync SL_OPS(X)
+    .stream_sync = cpu_stream_sync
 
 static const struct ops table_avx2 = {
     TWINS,
