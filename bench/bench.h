@@ -53,5 +53,6 @@ int bench_ceilings(const struct bench_options *options);
 int bench_linear(const struct bench_options *options);
 int bench_pool(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
+int bench_ops(const struct bench_options *options);
 
 #endif

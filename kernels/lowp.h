@@ -61,9 +61,9 @@ LOWP_FN float bf16_round(float value)
 /* 2^(code - 127); code 0 is the subnormal 2^-127, code 255 is NaN. */
 LOWP_FN float e8m0_decode(uint8_t code)
 {
-    if (code == 0) return 0x1p-127f;
-    if (code == 255) return lowp_from_bits(0x7fc00000u);
-    return lowp_from_bits((uint32_t)code << 23);
+    /* The codes at the ends have the first mantissa bit: half the smallest normal, and a NaN. */
+    uint32_t is_end = (uint8_t)(code + 1u) < 2;
+    return lowp_from_bits((uint32_t)code << 23 | is_end << 22);
 }
 
 /* The code of a power of two between 2^-126 and 2^127. */

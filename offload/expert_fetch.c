@@ -71,8 +71,8 @@ uint64_t expert_fetcher_staging_bytes(const struct expert_source *source, int32_
     return (uint64_t)depth * staging_bytes;
 }
 
-/* Cuts the memory that reads land in into regions of whole items, each small enough for the kernel
- * to register. */
+/* Cuts the memory that reads land in into regions of whole items: one each, so that a region is
+ * registered when its item is first used, or as many as the kernel's count of regions asks for. */
 static enum sl_status make_regions(struct expert_fetcher *fetcher, int32_t *region_count,
                                    struct sl_error *error)
 {
@@ -80,7 +80,8 @@ static enum sl_status make_regions(struct expert_fetcher *fetcher, int32_t *regi
     size_t bytes = fetcher->straight ? fetcher->source->slot_bytes : fetcher->staging_bytes;
     int32_t count = fetcher->straight ? fetcher->slot_count : fetcher->depth, cut = 0;
     SL_ASSERT(bytes > 0 && bytes <= ARENA_REGION_BYTES_MAX);
-    fetcher->items_per_region = (int32_t)(ARENA_REGION_BYTES_MAX / bytes);
+    fetcher->items_per_region = ceil_div_i32(count, IO_REGIONS_MAX);
+    SL_ASSERT((size_t)fetcher->items_per_region * bytes <= ARENA_REGION_BYTES_MAX);
     *region_count = ceil_div_i32(count, fetcher->items_per_region);
     fetcher->regions = calloc((size_t)*region_count, sizeof *fetcher->regions);
     if (!fetcher->regions)

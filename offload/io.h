@@ -11,8 +11,9 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#define IO_DEPTH_MAX 256  /* reads in flight in one door */
-#define IO_FILES_MAX 1024 /* files of one door */
+#define IO_DEPTH_MAX   256  /* reads in flight in one door */
+#define IO_REGIONS_MAX 8192 /* pieces of memory of one door; the kernel registers 16384 */
+#define IO_FILES_MAX   1024 /* files of one door */
 
 /* An open file for reading experts from. Opened by io_file_open, closed by io_file_close. */
 struct io_file {

@@ -1,5 +1,6 @@
 /* The door to the disk over io_uring: one ring, with files and memory registered where the system
- * allows it, so that a read costs neither a file lookup nor the pinning of its pages.
+ * allows it (memory piece by piece, as reads first land there), so that a read costs neither a file
+ * lookup nor the pinning of its pages.
  *
  * The door owns the ring; the caller owns reads and memory. One thread uses a door at a time. The
  * kernel may take part of a batch: what it left stays in the ring, in order, and is offered again
@@ -17,6 +18,8 @@
 #define READ_BYTES_MAX        (1u << 30)   /* of one request; a longer read comes back short */
 #define SUBMIT_TRIES_MAX      1000         /* a millisecond apart, with nothing else in flight */
 
+enum region_state { REGION_NEW, REGION_REGISTERED, REGION_PLAIN };
+
 struct uring_door {
     struct io base;
     struct io_uring ring;
@@ -29,7 +32,11 @@ struct uring_door {
     struct io_read *refused;      /* never taken: the ring failed */
     int32_t refused_count;
     int broken_errno; /* of the failed ring, or 0 */
-    bool fixed_files, fixed_buffers;
+    bool fixed_files;
+    int files_errno;   /* why files are not registered, or 0 */
+    int buffers_errno; /* why regions are no longer registered, or 0 */
+    uint64_t registered_bytes;
+    enum region_state *states; /* [region_count] */
     char description[DESCRIPTION_BYTES_MAX];
 };
 
@@ -42,33 +49,58 @@ static int register_files(struct uring_door *door)
     return -io_uring_register_files(&door->ring, fds, (unsigned)door->file_count);
 }
 
-static int register_buffers(struct uring_door *door)
+/* Says what was negotiated, anew when a region is refused. */
+static void describe_registration(struct uring_door *door)
 {
-    if (door->region_count == 0) return 0;
-    for (int32_t i = 0; i < door->region_count; i++)
-        SL_ASSERT(door->regions[i].iov_len <= REGION_BYTES_MAX);
-    return -io_uring_register_buffers(&door->ring, door->regions, (unsigned)door->region_count);
+    bool files = !door->files_errno;
+    bool buffers = door->region_count > 0 && !door->buffers_errno;
+    int length = snprintf(door->description, sizeof door->description, "io_uring%s%s%s%s",
+                          buffers || files ? ", registered" : "", buffers ? " buffers" : "",
+                          buffers && files ? " and" : "", files ? " files" : "");
+    if (door->buffers_errno)
+        length +=
+            snprintf(door->description + length, sizeof door->description - (size_t)length,
+                     ", buffers not registered beyond %.1f MiB (%s%s)",
+                     (double)door->registered_bytes / 1048576.0, strerror(door->buffers_errno),
+                     door->buffers_errno == ENOMEM ? ": raise ulimit -l" : "");
+    if (!files)
+        snprintf(door->description + length, sizeof door->description - (size_t)length,
+                 ", files not registered (%s)", strerror(door->files_errno));
 }
 
-/* Registers what can be; a refusal only costs speed and is told in the description. */
+/* Registers the region when a read first lands in it. Registering makes the kernel provide and pin
+ * all of its pages; done for all of a large arena at once that would take minutes in which the user
+ * sees nothing. A refusal only costs speed, and is not asked for again. */
+static bool use_region(struct uring_door *door, int32_t region)
+{
+    if (door->states[region] != REGION_NEW) return door->states[region] == REGION_REGISTERED;
+    if (!door->buffers_errno) {
+        SL_ASSERT(door->regions[region].iov_len <= REGION_BYTES_MAX);
+        int done = io_uring_register_buffers_update_tag(&door->ring, (unsigned)region,
+                                                        &door->regions[region], NULL, 1);
+        if (done == 1) {
+            door->states[region] = REGION_REGISTERED;
+            door->registered_bytes += door->regions[region].iov_len;
+            return true;
+        }
+        door->buffers_errno = done < 0 ? -done : EINVAL;
+        describe_registration(door);
+    }
+    door->states[region] = REGION_PLAIN;
+    return false;
+}
+
+/* Registers files, and the first region to learn whether buffers can be. */
 static void negotiate(struct uring_door *door)
 {
-    int files_refused = register_files(door), buffers_refused = register_buffers(door);
-    door->fixed_files = !files_refused && door->file_count > 0;
-    door->fixed_buffers = !buffers_refused && door->region_count > 0;
-    if (!files_refused && !buffers_refused) {
-        snprintf(door->description, sizeof door->description, "io_uring, registered %s",
-                 door->fixed_buffers ? "buffers and files" : "files");
-        return;
+    door->files_errno = register_files(door);
+    door->fixed_files = !door->files_errno && door->file_count > 0;
+    if (door->region_count > 0) {
+        door->buffers_errno =
+            -io_uring_register_buffers_sparse(&door->ring, (unsigned)door->region_count);
+        use_region(door, 0);
     }
-    int length = snprintf(door->description, sizeof door->description, "io_uring");
-    if (buffers_refused)
-        length += snprintf(door->description + length, sizeof door->description - (size_t)length,
-                           ", buffers not registered (%s%s)", strerror(buffers_refused),
-                           buffers_refused == ENOMEM ? ": raise ulimit -l" : "");
-    if (files_refused)
-        snprintf(door->description + length, sizeof door->description - (size_t)length,
-                 ", files not registered (%s)", strerror(files_refused));
+    describe_registration(door);
 }
 
 static enum sl_status uring_open(const struct io_options *options, struct io **out,
@@ -91,6 +123,12 @@ static enum sl_status uring_open(const struct io_options *options, struct io **o
     door->regions = options->regions;
     door->region_count = options->region_count;
     door->depth = options->depth;
+    door->states = calloc((size_t)options->region_count + 1, sizeof *door->states);
+    if (!door->states) {
+        io_uring_queue_exit(&door->ring);
+        free(door);
+        return sl_error_set(error, SL_ERR_NO_MEMORY, ENOMEM, "no memory for the disk reader");
+    }
     negotiate(door);
     *out = &door->base;
     return SL_OK;
@@ -109,8 +147,8 @@ static void prepare(struct uring_door *door, struct io_read *read)
     unsigned bytes = read->bytes < READ_BYTES_MAX ? (unsigned)read->bytes : READ_BYTES_MAX;
     int fd = door->fixed_files ? read->file : door->files[read->file].fd;
     SL_ASSERT(sqe); /* the ring has room for `depth` */
-    if (door->fixed_buffers && read->region >= 0) {
-        SL_ASSERT(read->region < door->region_count);
+    SL_ASSERT(read->region < door->region_count);
+    if (read->region >= 0 && use_region(door, read->region)) {
         SL_ASSERT(region_holds(&door->regions[read->region], read));
         io_uring_prep_read_fixed(sqe, fd, read->buffer, bytes, read->offset_bytes, read->region);
     } else {
@@ -248,6 +286,7 @@ static void uring_close(struct io *io)
     while (door->in_flight > 0 && uring_reap(io, &read, 1, 1) == 1) {
     }
     io_uring_queue_exit(&door->ring);
+    free(door->states);
     free(door);
 }
 

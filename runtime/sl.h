@@ -91,7 +91,7 @@ struct sl_engine_options {
     const char *experts_file; /* packed experts; NULL: DIR/experts.sluice if there; "": unpacked */
     uint64_t ram_bytes;       /* for routed experts; 0: what the machine can spare */
     int32_t threads;          /* 0: one per physical core this process may use */
-    const char *cpu_isa;      /* "portable", "avx2" or "avx512"; NULL: the best there is */
+    const char *cpu_isa;      /* "portable", "avx2", "avx512" or "amx"; NULL: the best there is */
     int32_t context_tokens;   /* most tokens of a session; 0: 4096 or the model's, if smaller */
     int32_t chunk_tokens;     /* most prompt tokens computed at once; 0: 256 */
     enum sl_numerics numerics;

@@ -7,7 +7,6 @@
 #ifndef SLUICE_KERNELS_CPU_ATTENTION_BODY_H
 #define SLUICE_KERNELS_CPU_ATTENTION_BODY_H
 
-#include "kernels/cpu/quantise_vector.h"
 #include "kernels/cpu/row_codec.h"
 #include "kernels/cpu/simd_exp.h"
 #include "kernels/cpu/stream.h"
@@ -96,7 +95,7 @@ SIMD_INLINE void attention_weigh(struct attention_item *item, int32_t head, int3
         weight_sum += weights[k];
     item->max[head] = max;
     item->weight[head] = item->weight[head] * correction + weight_sum;
-    if (item->args->round) quantise_vector_bf16(weights, weights, ATTENTION_GROUP);
+    if (item->args->round) quantise_bf16_row(weights, weights, ATTENTION_GROUP);
     if (correction == 1.0f) return;
     for (size_t c = 0; c < item->stride; c += SIMD_LANES)
         simd_store(sums + c, simd_mul(simd_load(sums + c), simd_set1(correction)));
@@ -154,7 +153,7 @@ static void attention_finish(const struct attention_item *item, int32_t head, fl
     float total = item->weight[head] + expf(sink - item->max[head]);
     for (int32_t c = 0; c < item->args->width; c++)
         out[c] = sums[c] / total;
-    if (item->args->round) quantise_vector_bf16(out, out, item->args->width);
+    if (item->args->round) quantise_bf16_row(out, out, item->args->width);
 }
 
 static void attention_run_item(const void *context, int32_t idx)

@@ -10,7 +10,8 @@ static float inverse_in_bf16(const float *x, int32_t width, float epsilon)
 {
     float squares[OPS_HEAD_DIM_MAX];
     for (int32_t i = 0; i < width; i++)
-        squares[i] = bf16_round(x[i] * x[i]);
+        squares[i] = x[i] * x[i];
+    quantise_bf16_row(squares, squares, width);
     float mean = bf16_round(dot_sum_f32(squares, width) / (float)width);
     float shifted = bf16_round(mean + epsilon);
     return bf16_round(1.0f / sqrtf(shifted));
@@ -25,7 +26,8 @@ static void head_norm_rows(const void *context, int32_t item)
         float inverse = args->round ? inverse_in_bf16(x, args->width, args->epsilon)
                                     : rms_inverse(x, args->width, args->epsilon);
         for (int32_t i = 0; i < args->width; i++)
-            x[i] = quantise_bf16_if(x[i] * inverse, args->round);
+            x[i] *= inverse;
+        if (args->round) quantise_bf16_row(x, x, args->width);
     }
 }
 

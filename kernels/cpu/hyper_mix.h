@@ -25,9 +25,7 @@ static inline void hyper_mix_fold(const float *streams, const float *factors, in
         for (int32_t c = 0; c < hidden; c++)
             x[c] += factors[i] * stream[c];
     }
-    if (!round) return;
-    for (int32_t c = 0; c < hidden; c++)
-        x[c] = bf16_round(x[c]);
+    if (round) quantise_bf16_row(x, x, hidden);
 }
 
 #endif

@@ -19,12 +19,13 @@ static void write_channels(const struct hyper_post_args *args, int32_t t, int32_
         memcpy(old[i], streams + (size_t)i * hidden, (size_t)count * sizeof(float));
     for (int32_t j = 0; j < n; j++) {
         float *target = streams + (size_t)j * hidden;
-        for (int32_t c = 0; c < count; c++) {
-            float mixed = 0.0f;
-            for (int32_t i = 0; i < n; i++)
-                mixed += comb[i * n + j] * old[i][c];
-            target[c] = quantise_bf16_if(post[j] * x[c] + mixed, args->round);
-        }
+        float mixed[CHANNEL_BLOCK] = {0};
+        for (int32_t i = 0; i < n; i++)
+            for (int32_t c = 0; c < count; c++)
+                mixed[c] += comb[i * n + j] * old[i][c];
+        for (int32_t c = 0; c < count; c++)
+            target[c] = post[j] * x[c] + mixed[c];
+        if (args->round) quantise_bf16_row(target, target, count);
     }
 }
 

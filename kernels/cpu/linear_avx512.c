@@ -73,29 +73,43 @@ SIMD_INLINE __m512 multiply_pairs(__m512 sum, __m512i weight, const uint16_t *x)
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x), (__m512bh)weight);
 }
 
-/* totals[t] += one row's products with up to FEW tokens, decoded in registers. */
+/* totals[t] += one block of a row times up to FEW tokens, decoded in registers. */
+SIMD_INLINE void multiply_row_block(const struct decoder *decoder, enum matrix_format format,
+                                    const uint8_t *data, float scale, const uint16_t *x,
+                                    size_t x_stride, int tokens, __m512 *totals)
+{
+    __m512i weights[STEPS];
+    decode_block(decoder, format, data, weights);
+    for (int t = 0; t < tokens; t++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int i = 0; i < STEPS; i++)
+            sum = multiply_pairs(sum, weights[i], x + (size_t)t * x_stride + 32 * i);
+        totals[t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), totals[t]);
+    }
+}
+
+/* totals[t] = one row times up to FEW tokens. */
 SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format format,
                               const struct decoder *decoder, int32_t row, int tokens,
                               __m512 *totals)
 {
+    const struct matrix *weight = args->weight;
+    size_t block_bytes = LINEAR_BLOCK * linear_weight_bytes(format);
+    int32_t whole = weight->columns / LINEAR_BLOCK;
     uint8_t tail[2 * LINEAR_BLOCK];
+    const uint8_t *data = find_block(args, format, row, 0, tail);
     const uint16_t *x = args->input;
     for (int t = 0; t < tokens; t++)
         totals[t] = _mm512_setzero_ps();
-    for (int32_t block = 0; block < linear_blocks(args->weight); block++, x += LINEAR_BLOCK) {
-        __m512i weights[STEPS];
-        const uint8_t *data = find_block(args, format, row, block, tail);
-        for (size_t i = 0; i < LINEAR_BLOCK * linear_weight_bytes(format); i += 64)
+    for (int32_t block = 0; block < whole; block++, data += block_bytes, x += LINEAR_BLOCK) {
+        for (size_t i = 0; i < block_bytes; i += 64)
             _mm_prefetch((const char *)data + AHEAD_BYTES + i, _MM_HINT_T0);
-        decode_block(decoder, format, data, weights);
-        __m512 scale = _mm512_set1_ps(linear_scale(args->weight, row, block));
-        for (int t = 0; t < tokens; t++) {
-            __m512 sum = _mm512_setzero_ps();
-            for (int i = 0; i < STEPS; i++)
-                sum = multiply_pairs(sum, weights[i], x + (size_t)t * args->input_stride + 32 * i);
-            totals[t] = _mm512_fmadd_ps(sum, scale, totals[t]);
-        }
+        multiply_row_block(decoder, format, data, linear_scale(weight, row, block), x,
+                           args->input_stride, tokens, totals);
     }
+    if (whole == linear_blocks(weight)) return;
+    multiply_row_block(decoder, format, find_block(args, format, row, whole, tail),
+                       linear_scale(weight, row, whole), x, args->input_stride, tokens, totals);
 }
 
 struct panel {

@@ -83,17 +83,27 @@ SIMD_INLINE void linear_float_few(const struct linear_rows *args, enum matrix_fo
     uint8_t tail[LINEAR_ROWS][4 * LINEAR_BLOCK];
     size_t bytes = LINEAR_BLOCK * linear_weight_bytes(format);
     size_t ahead = LINEAR_ROWS * (size_t)rows->columns * linear_weight_bytes(format);
-    for (int32_t block = 0; block < linear_blocks(args->weight); block++) {
-        const uint8_t *data[LINEAR_ROWS];
-        const float *x[LINEAR_FLOAT_FEW];
-        float scales[LINEAR_ROWS];
-        linear_float_find(args->weight, format, rows, block, tail, data, scales);
+    int32_t whole = rows->columns / LINEAR_BLOCK;
+    const uint8_t *data[LINEAR_ROWS];
+    const float *x[LINEAR_FLOAT_FEW];
+    float scales[LINEAR_ROWS];
+    for (int r = 0; r < LINEAR_ROWS; r++)
+        data[r] = rows->data[r];
+    for (int t = 0; t < tokens; t++)
+        x[t] = (const float *)args->input + (size_t)t * args->input_stride;
+    for (int32_t block = 0; block < whole; block++) {
         linear_float_prefetch(data, ahead, bytes);
-        for (int t = 0; t < tokens; t++)
-            x[t] = (const float *)args->input + (size_t)t * args->input_stride +
-                   (size_t)block * LINEAR_BLOCK;
+        for (int r = 0; r < LINEAR_ROWS; r++)
+            scales[r] = linear_scale(args->weight, rows->number[r], block);
         linear_float_block(format, data, scales, x, tokens, totals);
+        for (int r = 0; r < LINEAR_ROWS; r++)
+            data[r] += bytes;
+        for (int t = 0; t < tokens; t++)
+            x[t] += LINEAR_BLOCK;
     }
+    if (whole == linear_blocks(args->weight)) return;
+    linear_float_find(args->weight, format, rows, whole, tail, data, scales);
+    linear_float_block(format, data, scales, x, tokens, totals);
 }
 
 /* All tokens, panel by panel; totals for a whole number of pairs. */

@@ -14,6 +14,17 @@ static inline float quantise_bf16_if(float value, bool round)
     return round ? bf16_round(value) : value;
 }
 
+/* x to the nearest bf16 values; out may be x. Without branches, for the compiler's vectors. */
+static inline void quantise_bf16_row(const float *x, float *out, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        uint32_t bits = lowp_bits(x[i]);
+        uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+        uint32_t nan = (bits & 0xffff0000u) | 0x400000u;
+        out[i] = lowp_from_bits((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+    }
+}
+
 static inline float quantise_amax(const float *x, int32_t count)
 {
     float amax = 0.0f;

@@ -5,17 +5,6 @@
 
 #include "kernels/cpu/quantise.h"
 
-/* x to the nearest bf16 values, as f32; out may be x. */
-static inline void quantise_vector_bf16(const float *x, float *out, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        uint32_t bits = lowp_bits(x[i]);
-        uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-        uint32_t nan = (bits & 0xffff0000u) | 0x400000u;
-        out[i] = lowp_from_bits((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
-    }
-}
-
 /* One block of LOWP_FP8_BLOCK values through e4m3 and its scale. */
 static inline void quantise_vector_fp8(const float *x, float *out)
 {

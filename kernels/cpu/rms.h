@@ -17,7 +17,8 @@ static inline void rms_norm(const float *x, const uint16_t *weight, float *out, 
 {
     float inverse = rms_inverse(x, width, epsilon);
     for (int32_t i = 0; i < width; i++)
-        out[i] = quantise_bf16_if(bf16_decode(weight[i]) * (x[i] * inverse), round);
+        out[i] = bf16_decode(weight[i]) * (x[i] * inverse);
+    if (round) quantise_bf16_row(out, out, width);
 }
 
 #endif

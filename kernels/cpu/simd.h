@@ -76,14 +76,14 @@ SIMD_INLINE simd_f32 simd_from_bf16(const void *codes)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
 }
 
-/* e4m3 codes; the two NaN codes, which no checkpoint holds, count as +-480. */
+/* e4m3 codes; the two NaN codes, which no checkpoint holds, count as +-480. The code's digits moved
+ * into fp16 mean the value / 256, also where it is subnormal. */
 SIMD_INLINE simd_f32 simd_from_e4m3(const uint8_t *codes)
 {
-    __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
-    /* Sign to bit 31, exponent and mantissa below bit 27: the value times 2^-120, exactly. */
-    wide = _mm512_srai_epi32(_mm512_slli_epi32(wide, 24), 4);
-    wide = _mm512_and_si512(wide, _mm512_set1_epi32((int)0x87ffffffu));
-    return _mm512_mul_ps(_mm512_castsi512_ps(wide), _mm512_set1_ps(0x1p120f));
+    __m256i half = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)codes));
+    half = _mm256_srai_epi16(_mm256_slli_epi16(half, 8), 1);
+    half = _mm256_and_si256(half, _mm256_set1_epi16((int16_t)0xbfff));
+    return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
 }
 
 /* The four sums of the lanes of a, b, c and d, each in the same order. */
@@ -175,10 +175,10 @@ SIMD_INLINE simd_f32 simd_from_bf16(const void *codes)
 
 SIMD_INLINE simd_f32 simd_from_e4m3(const uint8_t *codes)
 {
-    __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
-    wide = _mm256_srai_epi32(_mm256_slli_epi32(wide, 24), 4);
-    wide = _mm256_and_si256(wide, _mm256_set1_epi32((int)0x87ffffffu));
-    return _mm256_mul_ps(_mm256_castsi256_ps(wide), _mm256_set1_ps(0x1p120f));
+    __m128i half = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)codes));
+    half = _mm_srai_epi16(_mm_slli_epi16(half, 8), 1);
+    half = _mm_and_si128(half, _mm_set1_epi16((int16_t)0xbfff));
+    return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
 }
 
 SIMD_INLINE __m128 simd_sum4(simd_f32 a, simd_f32 b, simd_f32 c, simd_f32 d)
