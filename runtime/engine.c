@@ -1,6 +1,7 @@
 /* Opening and closing an engine: model, experts' source, memory plan, store, tokenizer. */
 #include "runtime/engine.h"
 
+#include "offload/topology.h"
 #include "runtime/pack.h"
 
 #include <errno.h>
@@ -88,18 +89,38 @@ static enum sl_status choose_isa(const char *name, enum cpu_isa *out, struct sl_
     return SL_OK;
 }
 
+_Static_assert(TOPOLOGY_CORES_MAX <= ENGINE_THREADS_MAX, "a thread on each core must be allowed");
+
+/* A stream with a thread on each core, or with `threads` of them. The caller's thread is left where
+ * the system puts it: it is the user's, and threads it starts would be born with its CPU. */
+static enum sl_status open_stream(sl_engine *engine, const struct ops *ops, int32_t threads,
+                                  struct sl_error *error)
+{
+    struct topology topology;
+    int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
+    topology_detect(&topology);
+    struct stream_options stream = {.threads = threads ? threads : topology.core_count};
+    if (stream.threads < 1 || stream.threads > ENGINE_THREADS_MAX)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d",
+                            stream.threads, ENGINE_THREADS_MAX);
+    if (stream.threads <= topology.core_count) {
+        topology_place(&topology, stream.threads, cpus, nodes);
+        cpus[0] = -1;
+        stream.cpus = cpus;
+        stream.nodes = nodes;
+    }
+    if (ops->stream_create(&stream, &engine->stream) != SL_OK)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", stream.threads);
+    engine->threads = stream.threads;
+    return SL_OK;
+}
+
 static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_options *options,
                                    struct sl_error *error)
 {
     SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
     const struct ops *ops = ops_cpu_isa(engine->cpu_isa);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int32_t threads = options->threads ? options->threads : (int32_t)(cores > 0 ? cores : 1);
-    if (threads < 1 || threads > ENGINE_THREADS_MAX)
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d", threads,
-                            ENGINE_THREADS_MAX);
-    if (ops->stream_create(threads, &engine->stream) != SL_OK)
-        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", threads);
+    SL_TRY(open_stream(engine, ops, options->threads, error));
     if (workspace_create(&engine->model->config, engine->budget.chunk_tokens,
                          engine->budget.context_tokens, &engine->workspace) != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
@@ -214,7 +235,9 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
                              .expert_slots = store.slots,
                              .expert_slots_total = engine->budget.experts_total,
                              .dense_bytes = engine->budget.dense_bytes,
-                             .session_bytes = engine->budget.session_bytes};
+                             .session_bytes = engine->budget.session_bytes,
+                             .threads = engine->threads,
+                             .threads_pinned = cpu_stream_pinned(engine->stream)};
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
     snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
 }

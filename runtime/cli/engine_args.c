@@ -27,7 +27,7 @@ const struct option_spec engine_args_specs[] = {
     {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",
      .help = "prompt tokens computed at once (256)"},
     {"threads", 0, OPTION_INT, false, FIELD(threads), 1, THREADS_MAX, .value = "N",
-     .help = "threads that compute (one per core)"},
+     .help = "threads that compute (one per physical core)"},
     {"cpu-isa", 0, OPTION_CHOICE, false, FIELD(cpu_isa), .choices = isa_names, .value = "NAME",
      .help = "instruction set of the kernels: auto, portable, avx2, avx512 or amx (auto)"},
     {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = io_names, .value = "WAY",
