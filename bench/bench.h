@@ -54,5 +54,6 @@ int bench_linear(const struct bench_options *options);
 int bench_pool(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
 int bench_ops(const struct bench_options *options);
+int bench_prefill(const struct bench_options *options);
 
 #endif

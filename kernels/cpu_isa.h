@@ -35,4 +35,9 @@ enum cpu_isa cpu_isa_best(void);
 /* The op table of a supported variant (assert); static storage. */
 const struct ops *ops_cpu_isa(enum cpu_isa isa);
 
+/* The table whose fp8 linears of many tokens go through OpenBLAS where that measures faster (AVX2);
+ * their results then depend on the number of tokens of a call. The same as ops_cpu_isa where it is
+ * never faster. Its streams are its own, and refused with SL_ERR_UNSUPPORTED without OpenBLAS. */
+const struct ops *ops_cpu_isa_fast_prefill(enum cpu_isa isa);
+
 #endif

@@ -80,7 +80,8 @@ static enum sl_status choose_isa(const char *name, enum cpu_isa *out, struct sl_
     if (!name) return SL_OK;
     if (!cpu_isa_parse(name, out))
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
-                            "no instruction set \"%s\": it must be portable, avx2 or avx512", name);
+                            "no instruction set \"%s\": it must be portable, avx2, avx512 or amx",
+                            name);
     if (!cpu_isa_supported(*out))
         return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
                             "this processor cannot run the %s kernels, it lacks %s: leave the "
@@ -109,7 +110,13 @@ static enum sl_status open_stream(sl_engine *engine, const struct ops *ops, int3
         stream.cpus = cpus;
         stream.nodes = nodes;
     }
-    if (ops->stream_create(&stream, &engine->stream) != SL_OK)
+    enum sl_status status = ops->stream_create(&stream, &engine->stream);
+    if (status == SL_ERR_UNSUPPORTED)
+        return sl_error_set(error, status, 0,
+                            "fast prefill with the %s kernels needs OpenBLAS, in the build and as "
+                            "libopenblas.so.0 here: install it, or use exact prefill",
+                            cpu_isa_name(engine->cpu_isa));
+    if (status != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", stream.threads);
     engine->threads = stream.threads;
     return SL_OK;
@@ -119,7 +126,9 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
                                    struct sl_error *error)
 {
     SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
-    const struct ops *ops = ops_cpu_isa(engine->cpu_isa);
+    const struct ops *ops = options->fast_prefill ? ops_cpu_isa_fast_prefill(engine->cpu_isa)
+                                                  : ops_cpu_isa(engine->cpu_isa);
+    engine->forward.ops = ops;
     SL_TRY(open_stream(engine, ops, options->threads, error));
     if (workspace_create(&engine->model->config, engine->budget.chunk_tokens,
                          engine->budget.context_tokens, &engine->workspace) != SL_OK)
@@ -180,7 +189,7 @@ void sl_engine_close(sl_engine *engine)
     SL_ASSERT(engine->sessions == 0);
     sl_tokenizer_close(engine->tokenizer);
     workspace_destroy(engine->workspace);
-    if (engine->stream) ops_cpu()->stream_destroy(engine->stream);
+    if (engine->stream) engine->forward.ops->stream_destroy(engine->stream);
     expert_store_destroy(engine->store);
     model_file_close(engine->packed);
     model_close(engine->model);

@@ -96,6 +96,7 @@ struct sl_engine_options {
     int32_t chunk_tokens;     /* most prompt tokens computed at once; 0: 256 */
     enum sl_numerics numerics;
     enum sl_io io;
+    bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
     bool buffered_io;        /* do not try O_DIRECT */
     bool with_mtp;           /* load the MTP block */
     sl_progress_fn progress; /* may be NULL */

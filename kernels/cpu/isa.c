@@ -1,6 +1,7 @@
 /* Detection of instruction sets, and the op table of each; see kernels/cpu_isa.h. */
 #include "kernels/cpu_isa.h"
 
+#include "kernels/cpu/blas.h"
 #include "kernels/cpu/expert_batch.h"
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/variants.h"
@@ -105,6 +106,17 @@ static const struct ops table_avx2 = {
     .indexer = cpu_indexer_avx2,
 };
 
+static const struct ops table_avx2_blas = {
+    TWINS,
+    .name = "cpu avx2 blas",
+    .stream_create = blas_stream_create,
+    .stream_destroy = blas_stream_destroy,
+    .expert_ffn = cpu_expert_ffn_avx2,
+    .linear = cpu_linear_wide_avx2,
+    .attention = cpu_attention_avx2,
+    .indexer = cpu_indexer_avx2,
+};
+
 static const struct ops table_avx512 = {
     TWINS,
     .name = "cpu avx512",
@@ -133,4 +145,13 @@ const struct ops *ops_cpu_isa(enum cpu_isa isa)
     if (isa == CPU_ISA_AMX) return &table_amx;
 #endif
     return ops_cpu();
+}
+
+const struct ops *ops_cpu_isa_fast_prefill(enum cpu_isa isa)
+{
+    SL_ASSERT(cpu_isa_supported(isa));
+#if defined(__x86_64__)
+    if (isa == CPU_ISA_AVX2) return &table_avx2_blas;
+#endif
+    return ops_cpu_isa(isa);
 }

@@ -14,7 +14,8 @@
 
 struct stream {
     struct worker_pool *pool;
-    float *scratch; /* [STREAM_SCRATCH_FLOATS] */
+    float *scratch;    /* [STREAM_SCRATCH_FLOATS] */
+    struct blas *blas; /* of the tables that use OpenBLAS, else NULL */
 };
 
 /* Members of every CPU op table; see struct ops. */

@@ -9,6 +9,7 @@
 /* In the order of enum sl_io and enum sl_numerics. */
 static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
 static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
+static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
 _Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
 _Static_assert(SL_NUMERICS_EXACT == 0 && SL_NUMERICS_F32 == 1, "numerics_names");
@@ -30,6 +31,8 @@ const struct option_spec engine_args_specs[] = {
      .help = "threads that compute (one per physical core)"},
     {"cpu-isa", 0, OPTION_CHOICE, false, FIELD(cpu_isa), .choices = isa_names, .value = "NAME",
      .help = "instruction set of the kernels: auto, portable, avx2, avx512 or amx (auto)"},
+    {"prefill", 0, OPTION_CHOICE, false, FIELD(prefill), .choices = prefill_names, .value = "KIND",
+     .help = "exact, or fast: long prompts through OpenBLAS where that is faster (exact)"},
     {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = io_names, .value = "WAY",
      .help = "how experts are read: auto, io_uring or pread (auto)"},
     {"buffered-io", 0, OPTION_FLAG, false, FIELD(buffered_io),
@@ -53,6 +56,7 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.chunk_tokens = args->chunk;
     options.io = (enum sl_io)args->io;
     options.numerics = (enum sl_numerics)args->numerics;
+    options.fast_prefill = args->prefill == 1;
     options.buffered_io = args->buffered_io;
     if (progress) {
         options.progress = progress_step;

@@ -14,6 +14,7 @@ struct engine_args {
     int32_t chunk;        /* tokens; 0: the library's choice */
     int32_t io, numerics; /* enum sl_io, enum sl_numerics */
     int32_t cpu_isa;      /* 0: the library's choice */
+    int32_t prefill;      /* 0: exact, 1: fast */
     bool buffered_io;
 };
 
