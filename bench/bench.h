@@ -51,6 +51,7 @@ double bench_memory_rate(int32_t threads);
 int bench_disk(const struct bench_options *options);
 int bench_ceilings(const struct bench_options *options);
 int bench_linear(const struct bench_options *options);
+int bench_pool(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
 int bench_ops(const struct bench_options *options);
 int bench_prefill(const struct bench_options *options);

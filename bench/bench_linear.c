@@ -164,7 +164,8 @@ static int measure_all(struct linear_bench *bench)
     for (int32_t pass = 0; pass < 2; pass++) {
         bench->threads = pass == 0 ? 1 : bench->options->threads;
         if (pass == 1 && bench->threads == 1) break;
-        if (bench->ops->stream_create(bench->threads, &bench->stream) != SL_OK) return 1;
+        struct stream_options stream = {.threads = bench->threads};
+        if (bench->ops->stream_create(&stream, &bench->stream) != SL_OK) return 1;
         for (size_t s = 0; s < SL_COUNT_OF(shapes); s++)
             for (size_t t = 0; t < SL_COUNT_OF(tokens); t++)
                 measure(bench, &shapes[s], tokens[t]);

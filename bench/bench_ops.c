@@ -240,8 +240,9 @@ int bench_ops(const struct bench_options *options)
     }
     for (int pass = 0; pass < (options->threads > 1 ? 2 : 1); pass++) {
         int32_t threads = pass == 0 ? 1 : options->threads;
+        struct stream_options wanted = {.threads = threads};
         struct stream *stream;
-        if (ops_cpu()->stream_create(threads, &stream) != SL_OK) goto out;
+        if (ops_cpu()->stream_create(&wanted, &stream) != SL_OK) goto out;
         for (int isa = CPU_ISA_COUNT - 1; isa > CPU_ISA_PORTABLE; isa--)
             for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
                 if (cpu_isa_supported((enum cpu_isa)isa))

@@ -71,7 +71,8 @@ static bool open_prefill(struct prefill *prefill)
     memset(prefill->scales, 120, COLUMNS);
     for (int32_t i = 0; i < TOKENS_MAX * COLUMNS; i++)
         prefill->x[i] = (float)(i * 37 % 64 - 32) / 16.0f;
-    if (blas_stream_create(1, &prefill->stream) == SL_OK) return true;
+    if (blas_stream_create(&(struct stream_options){.threads = 1}, &prefill->stream) == SL_OK)
+        return true;
     fprintf(stderr, "sluice-bench: no OpenBLAS to compare with\n");
     return false;
 }

@@ -14,6 +14,7 @@ static const struct {
     {"generate", "prompt and decode speed of --model, experts in RAM", bench_generate},
     {"linear", "matrix products of the CPU, beside memory and multiply-adds", bench_linear},
     {"ops", "routed experts on the CPU, beside memory and arithmetic at their best", bench_ops},
+    {"pool", "the worker pool by itself: empty loops and jobs", bench_pool},
     {"prefill", "wide products by the exact kernels and through OpenBLAS", bench_prefill},
     {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
 };

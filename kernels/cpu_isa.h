@@ -12,10 +12,11 @@ enum cpu_isa {
     CPU_ISA_PORTABLE,
     CPU_ISA_AVX2,   /* AVX2, FMA, F16C */
     CPU_ISA_AVX512, /* AVX-512 F, BW, DQ, VL, VBMI, VNNI and BF16 */
+    CPU_ISA_AMX,    /* these and AMX-BF16, for the experts; no machine has run it yet */
     CPU_ISA_COUNT,
 };
 
-/* "portable", "avx2", "avx512". */
+/* "portable", "avx2", "avx512", "amx". */
 const char *cpu_isa_name(enum cpu_isa isa);
 
 /* True and `*out` set when `name` is one of these names. */
@@ -28,7 +29,7 @@ const char *cpu_isa_missing(enum cpu_isa isa);
 /* Whether nothing is missing. */
 bool cpu_isa_supported(enum cpu_isa isa);
 
-/* The best that is supported. */
+/* The best that is supported and has been run: AMX only runs when asked for. */
 enum cpu_isa cpu_isa_best(void);
 
 /* The op table of a supported variant (assert); static storage. */

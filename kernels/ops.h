@@ -297,10 +297,15 @@ struct mtp_mix_args {
     X(hyper_head)                                                                                  \
     X(mtp_mix)
 
+struct stream_options {
+    int32_t threads;      /* that compute, the caller's among them; 1 <= threads */
+    const int32_t *cpus;  /* [threads] CPU to pin each to, the caller's first, -1: none; or NULL */
+    const int32_t *nodes; /* [threads] NUMA node of each, below threads; NULL: all on one */
+};
+
 struct ops {
     const char *name; /* "cpu" */
-    /* A stream with `threads` workers, the caller's thread among them; 1 <= threads. */
-    enum sl_status (*stream_create)(int32_t threads, struct stream **out);
+    enum sl_status (*stream_create)(const struct stream_options *options, struct stream **out);
     void (*stream_destroy)(struct stream *stream);
     /* Waits for all work submitted; the first device fault since the last call. */
     enum sl_status (*stream_sync)(struct stream *stream);
@@ -312,6 +317,9 @@ struct ops {
 #define X(op) void cpu_##op(struct stream *stream, const struct op##_args *args);
 SL_OPS(X)
 #undef X
+
+/* How many threads of a CPU stream run on the one CPU that was asked for them. */
+int32_t cpu_stream_pinned(const struct stream *stream);
 
 /* The CPU twins: plain C, the oracle of every faster version. Never NULL. */
 const struct ops *ops_cpu(void);

@@ -1,6 +1,7 @@
 /* Opening and closing an engine: model, experts' source, memory plan, store, tokenizer. */
 #include "runtime/engine.h"
 
+#include "offload/topology.h"
 #include "runtime/pack.h"
 
 #include <errno.h>
@@ -79,12 +80,45 @@ static enum sl_status choose_isa(const char *name, enum cpu_isa *out, struct sl_
     if (!name) return SL_OK;
     if (!cpu_isa_parse(name, out))
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
-                            "no instruction set \"%s\": it must be portable, avx2 or avx512", name);
+                            "no instruction set \"%s\": it must be portable, avx2, avx512 or amx",
+                            name);
     if (!cpu_isa_supported(*out))
         return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
                             "this processor cannot run the %s kernels, it lacks %s: leave the "
                             "choice open, or use %s",
                             name, cpu_isa_missing(*out), cpu_isa_name(cpu_isa_best()));
+    return SL_OK;
+}
+
+_Static_assert(TOPOLOGY_CORES_MAX <= ENGINE_THREADS_MAX, "a thread on each core must be allowed");
+
+/* A stream with a thread on each core, or with `threads` of them. The caller's thread is left where
+ * the system puts it: it is the user's, and threads it starts would be born with its CPU. */
+static enum sl_status open_stream(sl_engine *engine, const struct ops *ops, int32_t threads,
+                                  struct sl_error *error)
+{
+    struct topology topology;
+    int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
+    topology_detect(&topology);
+    struct stream_options stream = {.threads = threads ? threads : topology.core_count};
+    if (stream.threads < 1 || stream.threads > ENGINE_THREADS_MAX)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d",
+                            stream.threads, ENGINE_THREADS_MAX);
+    if (stream.threads <= topology.core_count) {
+        topology_place(&topology, stream.threads, cpus, nodes);
+        cpus[0] = -1;
+        stream.cpus = cpus;
+        stream.nodes = nodes;
+    }
+    enum sl_status status = ops->stream_create(&stream, &engine->stream);
+    if (status == SL_ERR_UNSUPPORTED)
+        return sl_error_set(error, status, 0,
+                            "fast prefill with the %s kernels needs OpenBLAS, in the build and as "
+                            "libopenblas.so.0 here: install it, or use exact prefill",
+                            cpu_isa_name(engine->cpu_isa));
+    if (status != SL_OK)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", stream.threads);
+    engine->threads = stream.threads;
     return SL_OK;
 }
 
@@ -94,20 +128,8 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
     SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
     const struct ops *ops = options->fast_prefill ? ops_cpu_isa_fast_prefill(engine->cpu_isa)
                                                   : ops_cpu_isa(engine->cpu_isa);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int32_t threads = options->threads ? options->threads : (int32_t)(cores > 0 ? cores : 1);
-    if (threads < 1 || threads > ENGINE_THREADS_MAX)
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d", threads,
-                            ENGINE_THREADS_MAX);
     engine->forward.ops = ops;
-    enum sl_status status = ops->stream_create(threads, &engine->stream);
-    if (status == SL_ERR_UNSUPPORTED)
-        return sl_error_set(error, status, 0,
-                            "fast prefill with the %s kernels needs OpenBLAS, in the build and as "
-                            "libopenblas.so.0 here: install it, or use exact prefill",
-                            cpu_isa_name(engine->cpu_isa));
-    if (status != SL_OK)
-        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", threads);
+    SL_TRY(open_stream(engine, ops, options->threads, error));
     if (workspace_create(&engine->model->config, engine->budget.chunk_tokens,
                          engine->budget.context_tokens, &engine->workspace) != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
@@ -222,7 +244,9 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
                              .expert_slots = store.slots,
                              .expert_slots_total = engine->budget.experts_total,
                              .dense_bytes = engine->budget.dense_bytes,
-                             .session_bytes = engine->budget.session_bytes};
+                             .session_bytes = engine->budget.session_bytes,
+                             .threads = engine->threads,
+                             .threads_pinned = cpu_stream_pinned(engine->stream)};
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
     snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
 }

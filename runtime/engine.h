@@ -23,6 +23,7 @@ struct sl_engine {
     struct forward forward;
     enum sl_numerics numerics;
     enum cpu_isa cpu_isa;
+    int32_t threads;  /* of the stream */
     int32_t sessions; /* open */
 };
 

@@ -4,6 +4,7 @@
 #ifndef SLUICE_RUNTIME_INSPECT_H
 #define SLUICE_RUNTIME_INSPECT_H
 
+#include "offload/topology.h"
 #include "runtime/budget.h"
 
 enum inspect_part {
@@ -32,6 +33,8 @@ struct inspection {
     struct inspect_sum sums[INSPECT_PARTS];
     int32_t layers_windowed, layers_ratio_4, layers_ratio_128; /* main layers by kind */
     size_t slot_bytes;
+    struct topology topology;
+    int32_t threads; /* that would compute */
 };
 
 /* The report as aligned text or as JSON, in heap memory; NULL when memory ran out. */

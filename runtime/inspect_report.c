@@ -140,6 +140,8 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     print_row(out, "free on this machine", budget->available_bytes, "now");
     fprintf(out, "fits        %s%s\n",
             inspection->budget.fits ? "yes" : "no: ", inspection->budget.advice);
+    fprintf(out, "\nprocessor   %s, %" PRId32 " thread%s\n", inspection->topology.text,
+            inspection->threads, inspection->threads == 1 ? "" : "s");
 }
 
 char *inspect_text(const struct inspection *inspection)
@@ -217,13 +219,22 @@ static json_t *memory_json(const struct inspection *inspection)
         "fits", inspection->budget.fits);
 }
 
+static json_t *processor_json(const struct inspection *inspection)
+{
+    const struct topology *topology = &inspection->topology;
+    return json_pack("{s:i, s:i, s:i, s:b}", "cores", topology->core_count, "nodes",
+                     topology->node_count, "threads", inspection->threads, "known",
+                     topology->known);
+}
+
 char *inspect_json(const struct inspection *inspection)
 {
     json_t *report =
-        json_pack("{s:s, s:s?, s:o, s:o, s:o, s:o, s:s}", "directory", inspection->directory,
+        json_pack("{s:s, s:s?, s:o, s:o, s:o, s:o, s:o, s:s}", "directory", inspection->directory,
                   "experts_file", inspection->packed_path, "model", model_json(inspection),
                   "slot_bytes", json_bytes(inspection->slot_bytes), "parts", parts_json(inspection),
-                  "memory", memory_json(inspection), "advice", inspection->budget.advice);
+                  "memory", memory_json(inspection), "processor", processor_json(inspection),
+                  "advice", inspection->budget.advice);
     char *text = report ? json_dumps(report, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     json_decref(report);
     return text;

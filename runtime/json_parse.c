@@ -6,7 +6,7 @@
 #include "kernels/base.h"
 #include "runtime/json_keys.h"
 #include "runtime/json_number.h"
-#include "runtime/json_utf8.h"
+#include "runtime/utf8.h"
 
 #include <string.h>
 
@@ -181,7 +181,7 @@ static enum sl_status unescape(struct json_reader *reader, size_t capacity, stru
         } else if (skip_byte(reader, 'u')) {
             uint32_t code = 0;
             SL_TRY(read_unicode_escape(reader, &code));
-            used += json_utf8_put(code, data + used);
+            used += utf8_put(code, data + used);
         } else {
             return expected(reader, "one of \" \\ / b f n r t u after a backslash");
         }
@@ -353,7 +353,7 @@ enum sl_status json_value_parse(const char *text, size_t bytes, struct json_docu
     struct json_reader reader = {
         .text = text, .bytes = bytes, .document = document, .error = error};
     enum sl_status status;
-    size_t invalid = json_utf8_find_invalid(text, bytes);
+    size_t invalid = utf8_find_invalid(text, bytes);
     if (invalid < bytes) {
         status = sl_error_set(error, SL_ERR_FORMAT, 0, "not JSON: byte %zu is not UTF-8", invalid);
         goto fail;

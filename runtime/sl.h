@@ -90,8 +90,8 @@ struct sl_engine_options {
     const char *model_dir;
     const char *experts_file; /* packed experts; NULL: DIR/experts.sluice if there; "": unpacked */
     uint64_t ram_bytes;       /* for routed experts; 0: what the machine can spare */
-    int32_t threads;          /* 0: one per core */
-    const char *cpu_isa;      /* "portable", "avx2" or "avx512"; NULL: the best there is */
+    int32_t threads;          /* 0: one per physical core this process may use */
+    const char *cpu_isa;      /* "portable", "avx2", "avx512" or "amx"; NULL: the best there is */
     int32_t context_tokens;   /* most tokens of a session; 0: 4096 or the model's, if smaller */
     int32_t chunk_tokens;     /* most prompt tokens computed at once; 0: 256 */
     enum sl_numerics numerics;
@@ -130,6 +130,7 @@ struct sl_stats {
     uint64_t dense_bytes, session_bytes;      /* mapped weights; of one session */
     char io[160];                             /* how experts are read */
     char cpu_isa[16];                         /* the kernels' instruction set */
+    int32_t threads, threads_pinned;          /* that compute; those kept on a core of their own */
 };
 
 SL_API void sl_engine_stats(const sl_engine *engine, struct sl_stats *out);

@@ -1,5 +1,7 @@
 /* Vocabulary, merges and splitting rules of the small tokenizer; see the header. */
 #include "runtime/synth_tokenizer.h"
+#include "runtime/byte_alphabet.h"
+#include "runtime/utf8.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -54,36 +56,14 @@ static const char *const split_rules[] = {
 
 /* ---- vocabulary --------------------------------------------------------------------------- */
 
-static bool stands_for_itself(int byte)
-{
-    return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-}
-
-/* UTF-8 of a code point below U+0800. */
-static void encode_point(int point, char *out)
-{
-    if (point < 0x80) {
-        out[0] = (char)point;
-        out[1] = 0;
-    } else {
-        out[0] = (char)(0xc0 | point >> 6);
-        out[1] = (char)(0x80 | (point & 0x3f));
-        out[2] = 0;
-    }
-}
-
 /* Ids ascend with the code points of the alphabet: first the bytes that stand for themselves. */
 static bool add_bytes(json_t *vocab)
 {
-    char text[4];
     int id = FIRST_BYTE_ID;
-    for (int byte = 0; byte < 256; byte++) {
-        if (!stands_for_itself(byte)) continue;
-        encode_point(byte, text);
-        if (json_object_set_new(vocab, text, json_integer(id++))) return false;
-    }
-    for (int point = 0x100; id < FIRST_BYTE_ID + 256; point++) {
-        encode_point(point, text);
+    for (uint32_t point = 0; id < FIRST_BYTE_ID + 256; point++) {
+        char text[UTF8_CHARACTER_BYTES_MAX + 1];
+        if (byte_alphabet_byte(point) < 0) continue;
+        text[utf8_put(point, text)] = 0;
         if (json_object_set_new(vocab, text, json_integer(id++))) return false;
     }
     return true;

@@ -45,6 +45,17 @@ struct utf8_step utf8_step(const char *text, size_t bytes)
     return (struct utf8_step){UTF8_WHOLE, follow_count + 1, code_point};
 }
 
+size_t utf8_find_invalid(const char *text, size_t bytes)
+{
+    size_t at = 0;
+    while (at < bytes) {
+        struct utf8_step step = utf8_step(text + at, bytes - at);
+        if (step.kind != UTF8_WHOLE) break;
+        at += step.bytes;
+    }
+    return at;
+}
+
 size_t utf8_clean_bytes(const char *text, size_t bytes, bool *valid)
 {
     size_t clean = 0;

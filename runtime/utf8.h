@@ -27,6 +27,9 @@ struct utf8_step {
 /* The first character, or the first maximal invalid part, of `text`; bytes > 0. */
 struct utf8_step utf8_step(const char *text, size_t bytes);
 
+/* Offset of the first byte that is not part of a whole character, or `bytes` when all are. */
+size_t utf8_find_invalid(const char *text, size_t bytes);
+
 /* Bytes of `text` with everything invalid replaced; equal to `bytes` only for valid text or when
  * all invalid parts are 3 bytes long. `*valid` tells whether nothing needs to be replaced. */
 size_t utf8_clean_bytes(const char *text, size_t bytes, bool *valid);

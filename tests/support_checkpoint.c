@@ -27,7 +27,7 @@ char *checkpoint_copy(const char *directory)
     const struct dirent *entry;
     assert_non_null(stream);
     while ((entry = readdir(stream))) {
-        if (entry->d_name[0] == '.') continue;
+        if (!strstr(entry->d_name, ".json") && !strstr(entry->d_name, ".safetensors")) continue;
         char *from = test_path(directory, entry->d_name);
         char *to = test_path(copy, entry->d_name);
         size_t bytes;

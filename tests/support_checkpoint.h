@@ -7,7 +7,8 @@
 /* Writes the tiny preset with this seed into a fresh directory; the caller removes it. */
 char *checkpoint_make(uint64_t seed);
 
-/* A fresh directory with the same files; the caller removes it. */
+/* A fresh directory with the same JSON and safetensors files, without what lies below or beside
+ * them; the caller removes the tree and frees the path. */
 char *checkpoint_copy(const char *directory);
 
 /* Replaces the first occurrence of `find` in a small text file; fails the test if there is none. */

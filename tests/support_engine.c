@@ -2,32 +2,15 @@
 #include "tests/support_engine.h"
 
 #include "tests/support.h"
+#include "tests/support_checkpoint.h"
 #include "tests/support_golden.h"
-
-#include <dirent.h>
-#include <string.h>
 
 char *engine_test_copy_model(const char *model)
 {
     char *from = golden_directory(model);
-    char *to = test_make_directory("model");
-    DIR *directory = opendir(from);
-    struct dirent *entry;
-    assert_non_null(directory);
-    while ((entry = readdir(directory))) {
-        if (!strstr(entry->d_name, ".json") && !strstr(entry->d_name, ".safetensors")) continue;
-        size_t bytes;
-        char *source = test_path(from, entry->d_name);
-        char *target = test_path(to, entry->d_name);
-        char *data = test_read_file(source, &bytes);
-        test_write_file(target, data, bytes);
-        free(data);
-        free(source);
-        free(target);
-    }
-    closedir(directory);
+    char *copy = checkpoint_copy(from);
     free(from);
-    return to;
+    return copy;
 }
 
 struct sl_engine_options engine_test_options(const char *directory, uint64_t ram_bytes)

@@ -70,7 +70,8 @@ struct stream *ops_test_stream(int32_t threads)
 {
     struct stream *stream = NULL;
     assert_true(stream_count < SL_COUNT_OF(streams));
-    assert_int_equal(ops_cpu()->stream_create(threads, &stream), SL_OK);
+    assert_int_equal(
+        ops_cpu()->stream_create(&(struct stream_options){.threads = threads}, &stream), SL_OK);
     streams[stream_count++] = stream;
     return stream;
 }

@@ -1,5 +1,6 @@
 /* Packed experts files for tests; see the header. */
 #include "tests/support_packed.h"
+#include "runtime/pack.h"
 #include "tests/support.h"
 
 #include <string.h>
@@ -89,13 +90,35 @@ bool packed_exists(const char *path)
     return access(path, F_OK) == 0;
 }
 
-void packed_assert_same(const char *path, const char *partial, const char *whole,
-                        size_t whole_bytes)
+void packed_files_init(struct packed_files *files, const char *name, const char *folder)
+{
+    *files = (struct packed_files){.directory = test_make_directory(name)};
+    char *place = folder ? test_path(files->directory, folder) : strdup(files->directory);
+    files->path = test_path(place, PACK_FILE_NAME);
+    files->partial = test_path(place, PACK_FILE_NAME ".partial");
+    free(place);
+}
+
+void packed_files_deinit(struct packed_files *files)
+{
+    test_remove_tree(files->directory);
+    free(files->directory);
+    free(files->path);
+    free(files->partial);
+    free(files->whole);
+}
+
+void packed_files_keep(struct packed_files *files)
+{
+    files->whole = (uint8_t *)test_read_file(files->path, &files->whole_bytes);
+}
+
+void packed_files_assert_same(const struct packed_files *files)
 {
     size_t bytes;
-    char *data = test_read_file(path, &bytes);
-    assert_int_equal(bytes, whole_bytes);
-    assert_memory_equal(data, whole, bytes);
+    char *data = test_read_file(files->path, &bytes);
+    assert_int_equal(bytes, files->whole_bytes);
+    assert_memory_equal(data, files->whole, bytes);
     free(data);
-    assert_false(packed_exists(partial));
+    assert_false(packed_exists(files->partial));
 }

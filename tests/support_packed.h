@@ -1,4 +1,5 @@
-/* Packed experts files for tests: random slots of a small spec, and writing them in one go. */
+/* Packed experts files for tests: random slots of a small spec, writing them in one go, and the
+ * directory in which that happens. */
 #ifndef SLUICE_TESTS_SUPPORT_PACKED_H
 #define SLUICE_TESTS_SUPPORT_PACKED_H
 
@@ -20,8 +21,23 @@ void packed_assert_whole(const char *path, const struct model_file_spec *spec, u
 
 bool packed_exists(const char *path);
 
+/* Where a test packs, and the bytes it must come to. */
+struct packed_files {
+    char *directory; /* fresh, removed by packed_files_deinit */
+    char *path;      /* of the packed file */
+    char *partial;   /* of what it is before it is whole */
+    uint8_t *whole;  /* [whole_bytes]: what an undisturbed writer makes; NULL until kept */
+    size_t whole_bytes;
+};
+
+/* Makes the directory; the file will lie in its `folder`, or in itself when that is NULL. */
+void packed_files_init(struct packed_files *files, const char *name, const char *folder);
+void packed_files_deinit(struct packed_files *files);
+
+/* What is at `path` now is what every later file must equal. */
+void packed_files_keep(struct packed_files *files);
+
 /* Fails the test unless `path` holds exactly these bytes and the partial file is gone. */
-void packed_assert_same(const char *path, const char *partial, const char *whole,
-                        size_t whole_bytes);
+void packed_files_assert_same(const struct packed_files *files);
 
 #endif

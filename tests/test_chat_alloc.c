@@ -4,49 +4,9 @@
 #include "kernels/base.h"
 #include "runtime/sl.h"
 #include "tests/support.h"
+#include "tests/support_alloc.h"
 
 #include <string.h>
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *memory, size_t bytes);
-void __real_free(void *memory);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *memory, size_t bytes);
-void __wrap_free(void *memory);
-
-static int64_t calls_until_failure = -1; /* negative: none fails */
-static int64_t blocks_held;
-
-/* True when this allocation is the one to fail; counts it as held otherwise. */
-static bool fails_now(bool is_new)
-{
-    if (calls_until_failure >= 0 && calls_until_failure-- == 0) return true;
-    blocks_held += is_new;
-    return false;
-}
-
-void *__wrap_malloc(size_t bytes)
-{
-    return fails_now(true) ? NULL : __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    return fails_now(true) ? NULL : __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *memory, size_t bytes)
-{
-    return fails_now(!memory) ? NULL : __real_realloc(memory, bytes);
-}
-
-void __wrap_free(void *memory)
-{
-    blocks_held -= memory != NULL;
-    __real_free(memory);
-}
 
 typedef enum sl_status (*chat_fn)(const char *, size_t, char **, size_t *, struct sl_error *);
 
@@ -57,21 +17,18 @@ static int64_t fail_each_allocation(chat_fn function, const char *input)
         char *output = NULL;
         size_t bytes = 0;
         struct sl_error error = {0};
-        int64_t held_before = blocks_held;
-        calls_until_failure = failing;
+        alloc_watch(failing);
         enum sl_status status = function(input, strlen(input), &output, &bytes, &error);
-        bool was_reached = calls_until_failure < 0;
-        calls_until_failure = -1;
-        if (!was_reached) {
+        if (alloc_seen() <= failing) {
             assert_int_equal(status, SL_OK);
             free(output);
-            assert_int_equal(blocks_held, held_before);
+            assert_int_equal(alloc_held(), 0);
             return failing;
         }
         assert_int_equal(status, SL_ERR_NO_MEMORY);
         assert_non_null(strstr(error.message, "out of memory"));
         assert_null(output);
-        assert_int_equal(blocks_held, held_before);
+        assert_int_equal(alloc_held(), 0);
     }
 }
 
@@ -109,16 +66,15 @@ static void drawing_allocates_nothing(void **state)
         .temperature = 1, .top_p = 0.9f, .top_k = 4, .min_p = 0.01f};
     sl_sampler *sampler = NULL;
     struct sl_error error = {0};
-    calls_until_failure = 0;
+    alloc_watch(0);
     assert_int_equal(sl_sampler_create(&sampling, 5, 1, &sampler, &error), SL_ERR_NO_MEMORY);
     assert_null(sampler);
-    calls_until_failure = -1;
+    alloc_watch(ALLOC_NONE);
     assert_int_equal(sl_sampler_create(&sampling, 5, 1, &sampler, &error), SL_OK);
-    calls_until_failure = 0;
+    alloc_watch(ALLOC_NONE);
     for (int i = 0; i < 100; i++)
         assert_in_range(sl_sampler_next(sampler, logits), 1, 4);
-    assert_int_equal(calls_until_failure, 0);
-    calls_until_failure = -1;
+    assert_int_equal(alloc_seen(), 0);
     sl_sampler_destroy(sampler);
 }
 

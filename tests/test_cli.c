@@ -2,6 +2,7 @@
 /* The program from outside: the one named by SLUICE_PROGRAM is run and its exit code and output are
  * looked at. */
 #include "tests/support.h"
+#include "tests/support_program.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -11,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define TOKENIZER "tests/golden/tokenizer/tokenizer.json"
@@ -21,90 +21,28 @@ struct fixture {
     char *directory, *model;
 };
 
-/* What a run of the program left behind. */
-struct outcome {
-    int exit_code;
-    char *out, *err;
-    size_t out_bytes;
-};
-
-static void redirect(const char *path, int flags, int target)
-{
-    int fd = open(path, flags, 0600);
-    if (fd < 0 || dup2(fd, target) < 0) _exit(126);
-    close(fd);
-}
-
-/* Runs the program with these arguments, which end with NULL, and `input` on standard input. */
-static struct outcome run_words(const struct fixture *fixture, const char *input, size_t bytes,
-                                const char *const *words)
-{
-    const char *program = getenv("SLUICE_PROGRAM");
-    assert_non_null(program);
-    char *argv[40] = {strdup(program)};
-    int argc = 1;
-    for (; words[argc - 1]; argc++) {
-        assert_true(argc < 39);
-        argv[argc] = strdup(words[argc - 1]);
-    }
-    char *in = test_path(fixture->directory, "stdin");
-    char *out = test_path(fixture->directory, "stdout");
-    char *err = test_path(fixture->directory, "stderr");
-    test_write_file(in, input, bytes);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        redirect(in, O_RDONLY, STDIN_FILENO);
-        redirect(out, O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO);
-        redirect(err, O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
-        execv(program, argv);
-        _exit(127);
-    }
-    int status = 0;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    struct outcome outcome = {.exit_code = WEXITSTATUS(status)};
-    size_t err_bytes = 0;
-    outcome.out = test_read_file(out, &outcome.out_bytes);
-    outcome.err = test_read_file(err, &err_bytes);
-    free(in), free(out), free(err);
-    for (int i = 0; i < argc; i++)
-        free(argv[i]);
-    return outcome;
-}
-
+/* Runs the program with these arguments and `input` on standard input. */
 #define RUN(fixture, input, ...)                                                                   \
-    run_words(fixture, input, strlen(input), (const char *const[]){__VA_ARGS__, NULL})
-
-static void outcome_free(struct outcome *outcome)
-{
-    free(outcome->out);
-    free(outcome->err);
-}
-
-static void check_exit(const struct outcome *outcome, int expected)
-{
-    if (outcome->exit_code == expected) return;
-    fail_msg("exit code %d instead of %d: %s", outcome->exit_code, expected, outcome->err);
-}
+    program_run("SLUICE_PROGRAM", (fixture)->directory, input, strlen(input),                      \
+                (const char *const[]){__VA_ARGS__, NULL})
 
 /* The call fails with this exit code, prints nothing and says `message` on stderr. */
-static void check_failure(struct outcome outcome, int exit_code, const char *message)
+static void check_failure(struct program_outcome outcome, int exit_code, const char *message)
 {
-    check_exit(&outcome, exit_code);
+    program_check_exit(&outcome, exit_code);
     assert_string_equal(outcome.out, "");
     if (strncmp(outcome.err, "sluice: ", 8) != 0 || !strstr(outcome.err, message))
         fail_msg("expected \"sluice: ... %s ...\", found \"%s\"", message, outcome.err);
-    outcome_free(&outcome);
+    program_outcome_deinit(&outcome);
 }
 
 /* The call succeeds and prints exactly `expected`. */
-static void check_output(struct outcome outcome, const char *expected, size_t bytes)
+static void check_output(struct program_outcome outcome, const char *expected, size_t bytes)
 {
-    check_exit(&outcome, 0);
+    program_check_exit(&outcome, 0);
     assert_int_equal(outcome.out_bytes, bytes);
     assert_memory_equal(outcome.out, expected, bytes);
-    outcome_free(&outcome);
+    program_outcome_deinit(&outcome);
 }
 
 /* Text of a random model may hold any character, zero too. */
@@ -156,20 +94,20 @@ static void every_command_explains_itself(void **state)
     static const char *const names[] = {"run",    "chat",  "inspect", "pack",
                                         "verify", "synth", "debug"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct outcome direct = RUN(f, "", names[i], "--help");
-        struct outcome asked = RUN(f, "", "help", names[i]);
-        check_exit(&direct, 0);
-        check_exit(&asked, 0);
+        struct program_outcome direct = RUN(f, "", names[i], "--help");
+        struct program_outcome asked = RUN(f, "", "help", names[i]);
+        program_check_exit(&direct, 0);
+        program_check_exit(&asked, 0);
         assert_non_null(strstr(direct.out, "usage: sluice "));
         assert_non_null(strstr(direct.out, names[i]));
         assert_string_equal(direct.out, asked.out);
-        outcome_free(&direct);
-        outcome_free(&asked);
+        program_outcome_deinit(&direct);
+        program_outcome_deinit(&asked);
     }
-    struct outcome version = RUN(f, "", "--version");
-    check_exit(&version, 0);
+    struct program_outcome version = RUN(f, "", "--version");
+    program_check_exit(&version, 0);
     assert_int_equal(strncmp(version.out, "sluice ", 7), 0);
-    outcome_free(&version);
+    program_outcome_deinit(&version);
 }
 
 static void a_bad_model_directory_ends_with_1_and_its_name(void **state)
@@ -216,7 +154,8 @@ static void golden_texts_become_their_tokens(void **state)
         char *expected = NULL;
         if (asprintf(&expected, "[%s]\n", joined) < 0) fail_msg("out of memory");
         const char *const words[] = {"debug", "tokens", "--tokenizer", TOKENIZER, NULL};
-        check_output(run_words(f, json_string_value(text), json_string_length(text), words),
+        check_output(program_run("SLUICE_PROGRAM", f->directory, json_string_value(text),
+                                 json_string_length(text), words),
                      expected, strlen(expected));
         free(joined);
         free(expected);
@@ -262,7 +201,7 @@ static void an_id_outside_the_tokenizer_is_an_error(void **state)
                   "token ids: expected \"]\", found the end");
 }
 
-static void check_parsed(const struct outcome *outcome, json_t *expected)
+static void check_parsed(const struct program_outcome *outcome, json_t *expected)
 {
     json_t *message = parse_json(outcome->out, outcome->out_bytes);
     static const char *const names[] = {"content", "reasoning_content", "tool_calls"};
@@ -282,15 +221,15 @@ static void check_chat_case(const struct fixture *f, const char *path)
     json_t *prompt = json_object_get(expected, "prompt");
     char *input = json_dumps(json_object_get(vector, "input"), 0);
     bool encode = strcmp(json_string_value(json_object_get(vector, "kind")), "encode") == 0;
-    struct outcome outcome = RUN(f, input, "debug", encode ? "render" : "parse");
+    struct program_outcome outcome = RUN(f, input, "debug", encode ? "render" : "parse");
     if (json_object_get(expected, "error")) {
         check_failure(outcome, 1, "");
     } else if (encode) {
         check_output(outcome, json_string_value(prompt), json_string_length(prompt));
     } else {
-        check_exit(&outcome, 0);
+        program_check_exit(&outcome, 0);
         check_parsed(&outcome, json_object_get(expected, "message"));
-        outcome_free(&outcome);
+        program_outcome_deinit(&outcome);
     }
     free(input);
     json_decref(vector);
@@ -320,15 +259,15 @@ static void golden_conversations_are_rendered_and_parsed(void **state)
 static void the_same_seed_gives_the_same_answer(void **state)
 {
     const struct fixture *f = *state;
-    struct outcome first = RUN(f, "", "run", "-m", f->model, "--ids", "5,6,7", "-n", "12", "--seed",
-                               "3", "--json", "--threads", "2");
-    struct outcome second = RUN(f, "5 6 7\n", "run", "-m", f->model, "--ids-file", "-", "-n", "12",
-                                "--seed=3", "--json", "--threads=1");
-    struct outcome other =
+    struct program_outcome first = RUN(f, "", "run", "-m", f->model, "--ids", "5,6,7", "-n", "12",
+                                       "--seed", "3", "--json", "--threads", "2");
+    struct program_outcome second = RUN(f, "5 6 7\n", "run", "-m", f->model, "--ids-file", "-",
+                                        "-n", "12", "--seed=3", "--json", "--threads=1");
+    struct program_outcome other =
         RUN(f, "", "run", "-m", f->model, "--ids", "5,6,7", "-n", "12", "--seed", "4", "--json");
-    check_exit(&first, 0);
-    check_exit(&second, 0);
-    check_exit(&other, 0);
+    program_check_exit(&first, 0);
+    program_check_exit(&second, 0);
+    program_check_exit(&other, 0);
     json_t *a = parse_json(first.out, first.out_bytes);
     json_t *b = parse_json(second.out, second.out_bytes);
     json_t *c = parse_json(other.out, other.out_bytes);
@@ -340,31 +279,32 @@ static void the_same_seed_gives_the_same_answer(void **state)
     assert_string_equal(json_string_value(json_object_get(a, "finish_reason")),
                         count == 12 ? "length" : "stop");
     json_decref(a), json_decref(b), json_decref(c);
-    outcome_free(&first), outcome_free(&second), outcome_free(&other);
+    program_outcome_deinit(&first), program_outcome_deinit(&second), program_outcome_deinit(&other);
 }
 
 static void statistics_come_after_the_answer(void **state)
 {
     const struct fixture *f = *state;
-    struct outcome o = RUN(f, "", "run", "-m", f->model, "--ids", "5,6", "-n", "4", "--stats");
-    check_exit(&o, 0);
+    struct program_outcome o =
+        RUN(f, "", "run", "-m", f->model, "--ids", "5,6", "-n", "4", "--stats");
+    program_check_exit(&o, 0);
     assert_non_null(strstr(o.err, "prompt   2 tokens, 2 computed"));
     assert_non_null(strstr(o.err, "answer   4 tokens"));
     assert_null(strstr(o.err, "\033")); /* no bars where nobody watches */
-    outcome_free(&o);
+    program_outcome_deinit(&o);
 }
 
 static void a_full_context_ends_the_answer_or_refuses_the_prompt(void **state)
 {
     const struct fixture *f = *state;
-    struct outcome o =
+    struct program_outcome o =
         RUN(f, "", "run", "-m", f->model, "--ids", "5,6,7", "--ctx", "5", "--temp", "0", "--json");
-    check_exit(&o, 0);
+    program_check_exit(&o, 0);
     json_t *answer = parse_json(o.out, o.out_bytes);
     assert_string_equal(json_string_value(json_object_get(answer, "finish_reason")), "length");
     assert_in_range(json_array_size(json_object_get(answer, "ids")), 1, 3);
     json_decref(answer);
-    outcome_free(&o);
+    program_outcome_deinit(&o);
     check_failure(RUN(f, "", "run", "-m", f->model, "--ids", "5,6,7", "--ctx", "2"), 1, "2");
 }
 
@@ -422,31 +362,31 @@ static void a_packed_model_answers_like_the_unpacked_one(void **state)
 {
     const struct fixture *f = *state;
     char *packed = test_path(f->directory, "experts");
-    struct outcome before = RUN(f, "", "run", "-m", f->model, "--ids", "9,8", "-n", "8", "--temp",
-                                "0", "--experts", "unpacked");
+    struct program_outcome before = RUN(f, "", "run", "-m", f->model, "--ids", "9,8", "-n", "8",
+                                        "--temp", "0", "--experts", "unpacked");
     check_output(RUN(f, "", "pack", "-m", f->model, "-o", packed), "", 0);
     check_output(RUN(f, "", "verify", packed, "-m", f->model), "", 0);
-    struct outcome after = RUN(f, "", "run", "-m", f->model, "--ids", "9,8", "-n", "8", "--temp",
-                               "0", "--experts", packed);
-    check_exit(&before, 0);
-    check_exit(&after, 0);
+    struct program_outcome after = RUN(f, "", "run", "-m", f->model, "--ids", "9,8", "-n", "8",
+                                       "--temp", "0", "--experts", packed);
+    program_check_exit(&before, 0);
+    program_check_exit(&after, 0);
     assert_string_equal(before.out, after.out);
-    outcome_free(&before), outcome_free(&after);
+    program_outcome_deinit(&before), program_outcome_deinit(&after);
     free(packed);
 }
 
 static void inspect_reports_as_text_and_json(void **state)
 {
     const struct fixture *f = *state;
-    struct outcome text = RUN(f, "", "inspect", "-m", f->model);
-    struct outcome json = RUN(f, "", "inspect", "-m", f->model, "--json");
-    check_exit(&text, 0);
-    check_exit(&json, 0);
+    struct program_outcome text = RUN(f, "", "inspect", "-m", f->model);
+    struct program_outcome json = RUN(f, "", "inspect", "-m", f->model, "--json");
+    program_check_exit(&text, 0);
+    program_check_exit(&json, 0);
     assert_true(text.out_bytes > 0);
     json_t *report = parse_json(json.out, json.out_bytes);
     assert_true(json_is_object(report));
     json_decref(report);
-    outcome_free(&text), outcome_free(&json);
+    program_outcome_deinit(&text), program_outcome_deinit(&json);
 }
 
 static int make_fixture(void **state)
@@ -456,10 +396,10 @@ static int make_fixture(void **state)
     *state = fixture; /* at once: it is taken down even if what follows fails */
     fixture->directory = test_make_directory("cli");
     fixture->model = test_path(fixture->directory, "model");
-    struct outcome made =
+    struct program_outcome made =
         RUN(fixture, "", "synth", "--preset", "tiny", "--seed", "1", "-o", fixture->model);
-    check_exit(&made, 0);
-    outcome_free(&made);
+    program_check_exit(&made, 0);
+    program_outcome_deinit(&made);
     return 0;
 }
 

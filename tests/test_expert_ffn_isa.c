@@ -21,7 +21,7 @@ struct variant {
     const struct ops *ops;
 };
 
-/* The variants this machine supports; at most two. */
+/* The variants this machine supports; at most three. */
 static int find_variants(struct variant *variants)
 {
     int count = 0;
@@ -32,6 +32,8 @@ static int find_variants(struct variant *variants)
     if (cpu_isa_supported(CPU_ISA_AVX512))
         variants[count++] =
             (struct variant){"avx512", &expert_kernel_avx512, ops_cpu_isa(CPU_ISA_AVX512)};
+    if (cpu_isa_supported(CPU_ISA_AMX))
+        variants[count++] = (struct variant){"amx", &expert_kernel_amx, ops_cpu_isa(CPU_ISA_AMX)};
 #endif
     return count;
 }
@@ -130,7 +132,7 @@ static double product_error(const struct variant *variant, const struct test_exp
 static void check_products(const char *what, const struct test_expert *expert, const float *x,
                            int32_t tokens, double error_max)
 {
-    struct variant variants[2];
+    struct variant variants[3];
     int count = find_variants(variants);
     for (int v = 0; v < count; v++) {
         double error = product_error(&variants[v], expert, x, tokens);
@@ -204,7 +206,7 @@ static void nan_and_infinity_come_out_as_nan(void **state)
 {
     enum { COLUMNS = 128 };
     static const float odd[] = {NAN, INFINITY, -INFINITY};
-    struct variant variants[2];
+    struct variant variants[3];
     int count = find_variants(variants);
     uint64_t seed = 5;
     const struct test_expert *expert = test_expert_make(&seed, COLUMNS, 32, 120, 4);
@@ -273,7 +275,7 @@ static float *run_call(const struct call *call, const struct ops *ops, struct st
 
 static void check_against_the_twin(int32_t hidden, int32_t width, int32_t tokens)
 {
-    struct variant variants[2];
+    struct variant variants[3];
     int count = find_variants(variants);
     uint64_t seed = (uint64_t)(hidden + width + tokens);
     const struct call *call = make_call(&seed, hidden, width, tokens);
@@ -309,7 +311,7 @@ static void experts_agree_with_the_twin(void **state)
 static void experts_agree_with_double(void **state)
 {
     enum { TOKENS = 9, HIDDEN = 160, WIDTH = 288 };
-    struct variant variants[2];
+    struct variant variants[3];
     int count = find_variants(variants);
     uint64_t seed = 6;
     const struct call *call = make_call(&seed, HIDDEN, WIDTH, TOKENS);
@@ -332,7 +334,7 @@ static void a_token_depends_on_nothing_but_itself(void **state)
     enum { TOKENS = 75, HIDDEN = 288, WIDTH = 160 };
     struct stream *streams[] = {ops_test_stream(1), ops_test_stream(2), ops_test_stream(5)};
     static const int32_t steps[] = {1, 2, 5, 8, 13, 64, TOKENS};
-    struct variant variants[2];
+    struct variant variants[3];
     int count = find_variants(variants);
     uint64_t seed = 7;
     const struct call *call = make_call(&seed, HIDDEN, WIDTH, TOKENS);
@@ -354,7 +356,7 @@ static void a_token_depends_on_nothing_but_itself(void **state)
 
 static void calls_without_tokens_or_without_rounding_work(void **state)
 {
-    struct variant variants[2];
+    struct variant variants[3];
     int count = find_variants(variants);
     uint64_t seed = 8;
     const struct call *call = make_call(&seed, 64, 32, 2);

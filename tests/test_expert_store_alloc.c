@@ -1,81 +1,15 @@
 /* labels: fault */
 /* Memory: every allocation of creation may fail and leaves nothing behind, and after creation the
- * store neither takes nor gives any. The linker wraps the allocators of our own objects. */
+ * store neither takes nor gives any. */
 #include "offload/expert_store.h"
 
 #include "tests/io_sim.h"
 #include "tests/support.h"
+#include "tests/support_alloc.h"
 #include "tests/support_experts.h"
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
-
-static int32_t calls, fail_at; /* fail_at 0: never */
-
-static bool counted_fails(void)
-{
-    return ++calls == fail_at;
-}
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *memory, size_t bytes);
-void *__real_aligned_alloc(size_t alignment, size_t bytes);
-int __real_posix_memalign(void **out, size_t alignment, size_t bytes);
-void *__real_mmap(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
-char *__real_strdup(const char *text);
-void __real_free(void *memory);
-
-void *__wrap_malloc(size_t bytes);
-void *__wrap_malloc(size_t bytes)
-{
-    return counted_fails() ? NULL : __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    return counted_fails() ? NULL : __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *memory, size_t bytes);
-void *__wrap_realloc(void *memory, size_t bytes)
-{
-    return counted_fails() ? NULL : __real_realloc(memory, bytes);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
-{
-    return counted_fails() ? NULL : __real_aligned_alloc(alignment, bytes);
-}
-
-int __wrap_posix_memalign(void **out, size_t alignment, size_t bytes);
-int __wrap_posix_memalign(void **out, size_t alignment, size_t bytes)
-{
-    return counted_fails() ? ENOMEM : __real_posix_memalign(out, alignment, bytes);
-}
-
-void *__wrap_mmap(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
-void *__wrap_mmap(void *address, size_t bytes, int protection, int flags, int fd, off_t offset)
-{
-    return counted_fails() ? MAP_FAILED
-                           : __real_mmap(address, bytes, protection, flags, fd, offset);
-}
-
-char *__wrap_strdup(const char *text);
-char *__wrap_strdup(const char *text)
-{
-    return counted_fails() ? NULL : __real_strdup(text);
-}
-
-void __wrap_free(void *memory);
-void __wrap_free(void *memory)
-{
-    if (memory) calls++;
-    __real_free(memory);
-}
 
 static struct expert_store_options options_of(const struct test_experts *experts,
                                               const struct io_ops *override, enum io_kind kind)
@@ -95,17 +29,17 @@ static void fail_each(const struct expert_store_options *options)
     struct expert_store *store;
     struct sl_error error;
     enum sl_status status = SL_ERR_NO_MEMORY;
-    for (fail_at = 1; status != SL_OK; fail_at++) {
-        calls = 0;
+    for (int64_t failing = 0; status != SL_OK; failing++) {
+        alloc_watch(failing);
         error.message[0] = 0;
         status = expert_store_create(options, &store, &error);
         if (status == SL_OK) break;
         assert_int_equal(status, SL_ERR_NO_MEMORY);
         assert_true(strlen(error.message) > 0);
-        assert_true(fail_at < 100);
+        assert_true(failing < 100);
     }
-    fail_at = 0;
-    assert_true(calls >= 7);
+    assert_true(alloc_seen() + alloc_freed() >= 7);
+    alloc_watch(ALLOC_NONE);
     expert_store_destroy(store);
 }
 
@@ -114,7 +48,6 @@ static void test_every_failed_allocation_of_creation_is_an_error(void **state)
     struct test_experts experts;
     struct expert_store_options options;
     (void)state;
-    fail_at = 0;
     test_experts_init(&experts, TEST_EXPERTS_UNPACKED, 2, 4, true, 6);
     options = options_of(&experts, &io_sim_ops, IO_AUTO);
     fail_each(&options);
@@ -145,7 +78,6 @@ static void test_after_creation_nothing_is_allocated_or_freed(void **state)
 {
     static const struct io_ops *const doors[] = {NULL, &io_sim_ops};
     (void)state;
-    fail_at = 0;
     for (size_t i = 0; i < 2 * SL_COUNT_OF(doors); i++) {
         struct test_experts experts;
         struct expert_store *store;
@@ -169,9 +101,9 @@ static void test_after_creation_nothing_is_allocated_or_freed(void **state)
         options.slots_min = 3;
         options.ram_bytes = stats.ram_bytes - (uint64_t)(stats.slots - 3) * stats.slot_bytes;
         assert_int_equal(expert_store_create(&options, &store, &error), SL_OK);
-        calls = 0;
+        alloc_watch(ALLOC_NONE);
         use_store(store, 300);
-        assert_int_equal(calls, 0);
+        assert_int_equal(alloc_seen() + alloc_freed(), 0);
         expert_store_stats_get(store, &stats);
         assert_true(stats.evictions > 100);
         expert_store_destroy(store);

@@ -1,5 +1,6 @@
 /* labels: unit */
 /* The report on a checkpoint: its sums agree with the files, and its advice is right. */
+#include "offload/topology.h"
 #include "runtime/model.h"
 #include "runtime/model_files.h"
 #include "runtime/pack.h"
@@ -138,6 +139,29 @@ static void the_model_is_described_as_configured(void **state)
     json_decref(report);
 }
 
+static void the_processor_is_described_with_the_threads_that_would_compute(void **state)
+{
+    const struct fixture *fixture = *state;
+    struct sl_engine_options options = fixture->options;
+    struct topology topology;
+    topology_detect(&topology);
+    for (int32_t threads = 0; threads <= 3; threads += 3) {
+        char line[128];
+        int32_t want = threads ? threads : topology.core_count;
+        options.threads = threads;
+        json_t *report = json_of(&options);
+        char *text = report_of(&options, false);
+        assert_int_equal(number(report, "processor.cores"), topology.core_count);
+        assert_int_equal(number(report, "processor.nodes"), topology.node_count);
+        assert_int_equal(number(report, "processor.threads"), want);
+        snprintf(line, sizeof line, "processor   %s, %d thread%s\n", topology.text, (int)want,
+                 want == 1 ? "" : "s");
+        assert_non_null(strstr(text, line));
+        free(text);
+        json_decref(report);
+    }
+}
+
 static void the_mtp_block_is_counted_when_it_is_loaded(void **state)
 {
     const struct fixture *fixture = *state;
@@ -234,6 +258,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(parts_add_up_to_the_files),
         CASE(the_model_is_described_as_configured),
+        CASE(the_processor_is_described_with_the_threads_that_would_compute),
         CASE(the_mtp_block_is_counted_when_it_is_loaded),
         CASE(the_least_ram_it_names_is_the_least_that_fits),
         CASE(the_text_says_what_the_json_says_in_columns),

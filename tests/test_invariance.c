@@ -48,6 +48,8 @@ static float *run_variant(const struct variant *variant, const struct golden_seq
                               &error) != SL_OK)
         fail_msg("%s", error.message);
     sl_engine_stats(engine, stats);
+    assert_int_equal(stats->threads, variant->threads);
+    assert_in_range(stats->threads_pinned, 0, variant->threads - 1); /* the caller is left free */
     sl_session_destroy(session);
     sl_engine_close(engine);
     free(directory);

@@ -14,41 +14,31 @@
 static const struct model_file_spec spec = {
     .layers = 3, .experts = 5, .slot_bytes = 8192, .fingerprint = 0x1234567890abcdef};
 
-struct fixture {
-    char *directory, *path;
-    uint8_t *data; /* a whole packed file */
-    size_t bytes;
-};
-
 static int setup(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof *fixture);
-    assert_non_null(fixture);
-    fixture->directory = test_make_directory("model-file");
-    fixture->path = test_path(fixture->directory, "experts.sluice");
-    assert_int_equal(packed_write(fixture->path, &spec, 7, 4, -1, NULL, NULL), SL_OK);
-    fixture->data = (uint8_t *)test_read_file(fixture->path, &fixture->bytes);
-    *state = fixture;
+    struct packed_files *files = malloc(sizeof *files);
+    assert_non_null(files);
+    packed_files_init(files, "model-file", NULL);
+    assert_int_equal(packed_write(files->path, &spec, 7, 4, -1, NULL, NULL), SL_OK);
+    packed_files_keep(files);
+    *state = files;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    struct fixture *fixture = *state;
-    test_remove_tree(fixture->directory);
-    free(fixture->directory);
-    free(fixture->path);
-    free(fixture->data);
-    free(fixture);
+    packed_files_deinit(*state);
+    free(*state);
     return 0;
 }
 
 /* Status of opening a file with these bytes; the message must name the file. */
-static enum sl_status open_bytes(const struct fixture *fixture, const uint8_t *data, size_t bytes)
+static enum sl_status open_bytes(const struct packed_files *files, const uint8_t *data,
+                                 size_t bytes)
 {
     struct sl_error error = {.message = ""};
     struct model_file *file = NULL;
-    char *path = test_path(fixture->directory, "changed");
+    char *path = test_path(files->directory, "changed");
     test_write_file(path, data, bytes);
     enum sl_status status = model_file_open(path, false, &file, &error);
     if (status == SL_OK)
@@ -74,8 +64,8 @@ static void seal(uint8_t *head)
 
 static void what_was_put_is_what_is_read(void **state)
 {
-    struct fixture *fixture = *state;
-    packed_assert_whole(fixture->path, &spec, 7);
+    struct packed_files *files = *state;
+    packed_assert_whole(files->path, &spec, 7);
     uint64_t random = 11;
     for (int round = 0; round < 20; round++) {
         struct model_file_spec other = {.layers = 1 + (int32_t)test_random_below(&random, 6),
@@ -84,9 +74,9 @@ static void what_was_put_is_what_is_read(void **state)
                                             SL_PAGE_BYTES * (1 + test_random_below(&random, 3)),
                                         .fingerprint = test_random(&random)};
         struct model_file *file = NULL;
-        assert_int_equal(packed_write(fixture->path, &other, random, 50, -1, NULL, NULL), SL_OK);
-        packed_assert_whole(fixture->path, &other, random);
-        assert_int_equal(model_file_open(fixture->path, false, &file, NULL), SL_OK);
+        assert_int_equal(packed_write(files->path, &other, random, 50, -1, NULL, NULL), SL_OK);
+        packed_assert_whole(files->path, &other, random);
+        assert_int_equal(model_file_open(files->path, false, &file, NULL), SL_OK);
         const struct expert_source *source = model_file_source(file);
         assert_int_equal(source->layers, other.layers);
         assert_int_equal(source->experts, other.experts);
@@ -102,7 +92,7 @@ static void what_was_put_is_what_is_read(void **state)
 
 static void the_head_is_written_as_documented(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     static const uint8_t expected[] = {
         'S',  'L',  'E',  'X',  'P',  'E',  'R',  'T', 1, 0,    0, 0, 2, 0, 0, 0,
         3,    0,    0,    0,    5,    0,    0,    0,   0, 0x20, 0, 0, 0, 0, 0, 0, /* 8192 */
@@ -110,40 +100,40 @@ static void the_head_is_written_as_documented(void **state)
         0,    0x20, 0,    0,    0,    0,    0,    0,                              /* 8192 */
         0,    0,    0x02, 0,    0,    0,    0,    0, /* 8192 + 15 * 8192 */
         0xef, 0xcd, 0xab, 0x90, 0x78, 0x56, 0x34, 0x12};
-    assert_memory_equal(fixture->data, expected, sizeof expected);
-    assert_int_equal(fixture->bytes, 16 * 8192);
+    assert_memory_equal(files->whole, expected, sizeof expected);
+    assert_int_equal(files->whole_bytes, 16 * 8192);
 }
 
 static void no_changed_byte_of_head_or_index_opens(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     for (size_t at = 0; at < 2 * MODEL_FILE_HEAD_BYTES; at++) {
-        fixture->data[at] ^= (uint8_t)(1u << at % 8);
-        enum sl_status status = open_bytes(fixture, fixture->data, fixture->bytes);
-        fixture->data[at] ^= (uint8_t)(1u << at % 8);
+        files->whole[at] ^= (uint8_t)(1u << at % 8);
+        enum sl_status status = open_bytes(files, files->whole, files->whole_bytes);
+        files->whole[at] ^= (uint8_t)(1u << at % 8);
         assert_int_equal(status, at < 8 ? SL_ERR_FORMAT : SL_ERR_CHECKSUM);
     }
-    assert_int_equal(open_bytes(fixture, fixture->data, fixture->bytes), SL_OK);
+    assert_int_equal(open_bytes(files, files->whole, files->whole_bytes), SL_OK);
 }
 
 static void no_file_of_another_length_opens(void **state)
 {
-    const struct fixture *fixture = *state;
-    for (size_t bytes = 0; bytes < fixture->bytes; bytes += bytes < 64     ? 1
-                                                            : bytes < 8192 ? 61
-                                                                           : 4095)
-        assert_int_equal(open_bytes(fixture, fixture->data, bytes), SL_ERR_FORMAT);
-    assert_int_equal(open_bytes(fixture, fixture->data, fixture->bytes - 1), SL_ERR_FORMAT);
-    uint8_t *longer = calloc(1, fixture->bytes + 1);
+    const struct packed_files *files = *state;
+    for (size_t bytes = 0; bytes < files->whole_bytes; bytes += bytes < 64     ? 1
+                                                                : bytes < 8192 ? 61
+                                                                               : 4095)
+        assert_int_equal(open_bytes(files, files->whole, bytes), SL_ERR_FORMAT);
+    assert_int_equal(open_bytes(files, files->whole, files->whole_bytes - 1), SL_ERR_FORMAT);
+    uint8_t *longer = calloc(1, files->whole_bytes + 1);
     assert_non_null(longer);
-    memcpy(longer, fixture->data, fixture->bytes);
-    assert_int_equal(open_bytes(fixture, longer, fixture->bytes + 1), SL_ERR_FORMAT);
+    memcpy(longer, files->whole, files->whole_bytes);
+    assert_int_equal(open_bytes(files, longer, files->whole_bytes + 1), SL_ERR_FORMAT);
     free(longer);
 }
 
 static void a_senseless_field_is_refused_even_under_a_right_checksum(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     static const struct {
         size_t at, bytes;
         uint64_t value;
@@ -178,28 +168,28 @@ static void a_senseless_field_is_refused_even_under_a_right_checksum(void **stat
     };
     for (size_t i = 0; i < SL_COUNT_OF(cases); i++) {
         uint8_t saved[MODEL_FILE_HEAD_BYTES];
-        memcpy(saved, fixture->data, sizeof saved);
-        put(fixture->data, cases[i].at, cases[i].value, cases[i].bytes);
-        seal(fixture->data);
-        enum sl_status status = open_bytes(fixture, fixture->data, fixture->bytes);
+        memcpy(saved, files->whole, sizeof saved);
+        put(files->whole, cases[i].at, cases[i].value, cases[i].bytes);
+        seal(files->whole);
+        enum sl_status status = open_bytes(files, files->whole, files->whole_bytes);
         if (status != cases[i].status) fail_msg("case %zu: %s", i, sl_status_name(status));
-        memcpy(fixture->data, saved, sizeof saved);
+        memcpy(files->whole, saved, sizeof saved);
     }
 }
 
 static void another_version_or_layout_says_pack_again(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_head head;
     for (size_t at = 8; at <= 12; at += 4) {
         struct sl_error error = {.message = ""};
         uint8_t changed[MODEL_FILE_HEAD_BYTES];
-        memcpy(changed, fixture->data, sizeof changed);
+        memcpy(changed, files->whole, sizeof changed);
         changed[at]++;
         seal(changed);
-        assert_int_equal(
-            model_file_parse_head(changed, sizeof changed, fixture->bytes, "a-file", &head, &error),
-            SL_ERR_UNSUPPORTED);
+        assert_int_equal(model_file_parse_head(changed, sizeof changed, files->whole_bytes,
+                                               "a-file", &head, &error),
+                         SL_ERR_UNSUPPORTED);
         assert_non_null(strstr(error.message, "a-file"));
         assert_non_null(strstr(error.message, "pack again"));
     }
@@ -207,7 +197,7 @@ static void another_version_or_layout_says_pack_again(void **state)
 
 static void the_largest_claim_allocates_nothing(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_head head;
     uint8_t data[MODEL_FILE_HEAD_BYTES];
     struct model_file_spec largest = {.layers = MODEL_FILE_LAYERS_MAX,
@@ -216,18 +206,18 @@ static void the_largest_claim_allocates_nothing(void **state)
     assert_true(model_file_head_make(&largest, &head));
     head.finished = true;
     model_file_head_encode(&head, data);
-    assert_int_equal(open_bytes(fixture, data, sizeof data), SL_ERR_FORMAT);
+    assert_int_equal(open_bytes(files, data, sizeof data), SL_ERR_FORMAT);
     assert_int_equal(
         model_file_parse_head(data, sizeof data, head.file_bytes, "a-file", &head, NULL), SL_OK);
 }
 
 static void an_unfinished_file_does_not_open(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file *file = NULL;
     struct sl_error error = {.message = ""};
-    char *partial = test_path(fixture->directory, "other.partial");
-    char *path = test_path(fixture->directory, "other");
+    char *partial = test_path(files->directory, "other.partial");
+    char *path = test_path(files->directory, "other");
     /* Everything is in it but the last step. */
     assert_int_equal(packed_write(path, &spec, 7, 1, 15, NULL, NULL), SL_OK);
     assert_int_equal(model_file_open(partial, false, &file, &error), SL_ERR_FORMAT);
@@ -239,20 +229,20 @@ static void an_unfinished_file_does_not_open(void **state)
 
 static void what_is_no_regular_file_is_refused_at_once(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file *file = NULL;
-    char *pipe_path = test_path(fixture->directory, "pipe");
+    char *pipe_path = test_path(files->directory, "pipe");
     assert_int_equal(mkfifo(pipe_path, 0600), 0);
     assert_int_equal(model_file_open(pipe_path, false, &file, NULL), SL_ERR_FORMAT);
-    assert_int_equal(model_file_open(fixture->directory, false, &file, NULL), SL_ERR_FORMAT);
+    assert_int_equal(model_file_open(files->directory, false, &file, NULL), SL_ERR_FORMAT);
     free(pipe_path);
 }
 
 static void a_file_matches_only_its_checkpoint(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file *file = NULL;
-    assert_int_equal(model_file_open(fixture->path, true, &file, NULL), SL_OK);
+    assert_int_equal(model_file_open(files->path, true, &file, NULL), SL_OK);
     struct model_file_spec want = spec;
     want.layers = 2; /* an engine that leaves the MTP block out */
     assert_int_equal(model_file_match(file, &want, NULL), SL_OK);

@@ -24,51 +24,33 @@ static const struct model_file_spec spec = {
     .layers = 2, .experts = 4, .slot_bytes = 4096, .fingerprint = 99};
 #define EXPERTS 8 /* in all */
 
-struct fixture {
-    char *directory, *path, *partial;
-    char *whole; /* the file that an undisturbed writer makes */
-    size_t whole_bytes;
-};
-
 static int setup(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof *fixture);
-    assert_non_null(fixture);
-    fixture->directory = test_make_directory("writer");
-    fixture->path = test_path(fixture->directory, "experts.sluice");
-    fixture->partial = test_path(fixture->directory, "experts.sluice.partial");
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
-    fixture->whole = test_read_file(fixture->path, &fixture->whole_bytes);
-    unlink(fixture->path);
-    *state = fixture;
+    struct packed_files *files = malloc(sizeof *files);
+    assert_non_null(files);
+    packed_files_init(files, "writer", NULL);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
+    packed_files_keep(files);
+    unlink(files->path);
+    *state = files;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    struct fixture *fixture = *state;
-    test_remove_tree(fixture->directory);
-    free(fixture->directory);
-    free(fixture->path);
-    free(fixture->partial);
-    free(fixture->whole);
-    free(fixture);
+    packed_files_deinit(*state);
+    free(*state);
     return 0;
 }
 
-static void assert_same_as_undisturbed(const struct fixture *fixture)
-{
-    packed_assert_same(fixture->path, fixture->partial, fixture->whole, fixture->whole_bytes);
-}
-
 /* After a kill: what opens under either name is whole. */
-static void assert_nothing_half_opens(const struct fixture *fixture)
+static void assert_nothing_half_opens(const struct packed_files *files)
 {
     struct model_file *file = NULL;
-    if (packed_exists(fixture->path)) packed_assert_whole(fixture->path, &spec, SEED);
-    if (model_file_open(fixture->partial, false, &file, NULL) == SL_OK) {
+    if (packed_exists(files->path)) packed_assert_whole(files->path, &spec, SEED);
+    if (model_file_open(files->partial, false, &file, NULL) == SL_OK) {
         model_file_close(file);
-        packed_assert_whole(fixture->partial, &spec, SEED);
+        packed_assert_whole(files->partial, &spec, SEED);
     }
 }
 
@@ -116,17 +98,17 @@ static bool write_and_kill(const char *path, int stop)
 
 static void killed_at_any_system_call_it_goes_on_to_the_same_file(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     int stop = 0, resumed = 0;
-    for (; write_and_kill(fixture->path, stop); stop++) {
+    for (; write_and_kill(files->path, stop); stop++) {
         int puts = 0;
-        assert_nothing_half_opens(fixture);
-        if (!packed_exists(fixture->path)) {
-            assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
+        assert_nothing_half_opens(files);
+        if (!packed_exists(files->path)) {
+            assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
             resumed += puts < EXPERTS;
         }
-        assert_same_as_undisturbed(fixture);
-        unlink(fixture->path);
+        packed_files_assert_same(files);
+        unlink(files->path);
     }
     print_message("%d system calls, %d kills left something to go on from\n", stop, resumed);
     assert_true(stop > EXPERTS);
@@ -135,49 +117,49 @@ static void killed_at_any_system_call_it_goes_on_to_the_same_file(void **state)
 
 static void killed_again_and_again_it_comes_to_its_end(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     for (uint64_t seed = 1; seed <= 20; seed++) {
         uint64_t random = seed;
         int kills = 0;
-        while (!packed_exists(fixture->path)) {
-            write_and_kill(fixture->path, 20 + (int)test_random_below(&random, 60));
-            assert_nothing_half_opens(fixture);
+        while (!packed_exists(files->path)) {
+            write_and_kill(files->path, 20 + (int)test_random_below(&random, 60));
+            assert_nothing_half_opens(files);
             assert_true(++kills < 200);
         }
-        assert_same_as_undisturbed(fixture);
-        unlink(fixture->path);
+        packed_files_assert_same(files);
+        unlink(files->path);
     }
 }
 
 static void only_flushed_experts_are_recalled(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     int puts = 0;
     /* Flushes after 3 and 6 puts; the seventh is not recorded. */
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, 7, &puts, NULL), SL_OK);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, 7, &puts, NULL), SL_OK);
     assert_int_equal(puts, 7);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
     assert_int_equal(puts, EXPERTS - 6);
-    assert_same_as_undisturbed(fixture);
+    packed_files_assert_same(files);
 }
 
 static void a_recorded_slot_that_was_damaged_is_written_again(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_head head;
     int puts = 0;
     assert_true(model_file_head_make(&spec, &head));
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 1, EXPERTS, &puts, NULL), SL_OK);
-    flip_byte(fixture->partial, model_file_slot_start(&head, 1, 2) + 77);
-    flip_byte(fixture->partial, head.index_start_bytes + 8 * 3); /* entry of (0, 3) */
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 1, EXPERTS, &puts, NULL), SL_OK);
+    flip_byte(files->partial, model_file_slot_start(&head, 1, 2) + 77);
+    flip_byte(files->partial, head.index_start_bytes + 8 * 3); /* entry of (0, 3) */
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
     assert_int_equal(puts, 2);
-    assert_same_as_undisturbed(fixture);
+    packed_files_assert_same(files);
 }
 
 static void a_partial_file_of_other_experts_is_dropped(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_spec others[4] = {spec, spec, spec, spec};
     others[0].fingerprint++;
     others[1].experts = 5;
@@ -185,54 +167,54 @@ static void a_partial_file_of_other_experts_is_dropped(void **state)
     others[3].layers = 3;
     for (size_t i = 0; i < SL_COUNT_OF(others); i++) {
         int puts = 0;
-        assert_int_equal(packed_write(fixture->path, &others[i], SEED, 1, 6, NULL, NULL), SL_OK);
-        assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
+        assert_int_equal(packed_write(files->path, &others[i], SEED, 1, 6, NULL, NULL), SL_OK);
+        assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
         assert_int_equal(puts, EXPERTS);
-        assert_same_as_undisturbed(fixture);
-        unlink(fixture->path);
+        packed_files_assert_same(files);
+        unlink(files->path);
     }
 }
 
 static void a_damaged_partial_file_is_started_anew(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     static const uint64_t offsets[] = {8, 20, 30, 60, 4000, 4090};
     for (size_t i = 0; i < SL_COUNT_OF(offsets); i++) {
         int puts = 0;
-        assert_int_equal(packed_write(fixture->path, &spec, SEED, 1, 6, NULL, NULL), SL_OK);
-        flip_byte(fixture->partial, offsets[i]);
-        assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
+        assert_int_equal(packed_write(files->path, &spec, SEED, 1, 6, NULL, NULL), SL_OK);
+        flip_byte(files->partial, offsets[i]);
+        assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
         assert_int_equal(puts, EXPERTS);
-        assert_same_as_undisturbed(fixture);
-        unlink(fixture->path);
+        packed_files_assert_same(files);
+        unlink(files->path);
     }
     /* Cut short, a file may have lost any of its slots. */
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 1, 6, NULL, NULL), SL_OK);
-    assert_int_equal(truncate(fixture->partial, 20000), 0);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
-    assert_same_as_undisturbed(fixture);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 1, 6, NULL, NULL), SL_OK);
+    assert_int_equal(truncate(files->partial, 20000), 0);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
+    packed_files_assert_same(files);
 }
 
 static void an_older_packed_file_is_replaced(void **state)
 {
-    const struct fixture *fixture = *state;
-    assert_int_equal(packed_write(fixture->path, &spec, SEED + 1, 3, -1, NULL, NULL), SL_OK);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, 5, NULL, NULL), SL_OK);
-    packed_assert_whole(fixture->path, &spec, SEED + 1);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
-    assert_same_as_undisturbed(fixture);
+    const struct packed_files *files = *state;
+    assert_int_equal(packed_write(files->path, &spec, SEED + 1, 3, -1, NULL, NULL), SL_OK);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, 5, NULL, NULL), SL_OK);
+    packed_assert_whole(files->path, &spec, SEED + 1);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
+    packed_files_assert_same(files);
 }
 
 static void a_foreign_file_is_never_overwritten(void **state)
 {
-    const struct fixture *fixture = *state;
-    const char *names[] = {fixture->path, fixture->partial};
+    const struct packed_files *files = *state;
+    const char *names[] = {files->path, files->partial};
     for (size_t i = 0; i < SL_COUNT_OF(names); i++) {
         struct sl_error error = {.message = ""};
         struct model_file_writer *writer = NULL;
         size_t bytes;
         test_write_file(names[i], "precious data", 13);
-        assert_int_equal(model_file_writer_open(fixture->path, &spec, &writer, &error),
+        assert_int_equal(model_file_writer_open(files->path, &spec, &writer, &error),
                          SL_ERR_ARGUMENT);
         assert_null(writer);
         assert_non_null(strstr(error.message, names[i]));
@@ -241,53 +223,53 @@ static void a_foreign_file_is_never_overwritten(void **state)
         free(data);
         unlink(names[i]);
     }
-    assert_int_equal(mkdir(fixture->path, 0700), 0);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_ERR_ARGUMENT);
-    assert_false(packed_exists(fixture->partial));
+    assert_int_equal(mkdir(files->path, 0700), 0);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_ERR_ARGUMENT);
+    assert_false(packed_exists(files->partial));
 }
 
 static void an_empty_or_zero_partial_file_is_taken_over(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     static const char zeros[40960];
-    test_write_file(fixture->partial, "", 0);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
-    assert_same_as_undisturbed(fixture);
-    test_write_file(fixture->partial, zeros, sizeof zeros);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
-    assert_same_as_undisturbed(fixture);
+    test_write_file(files->partial, "", 0);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
+    packed_files_assert_same(files);
+    test_write_file(files->partial, zeros, sizeof zeros);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
+    packed_files_assert_same(files);
 }
 
 static void a_second_writer_is_told_that_another_is_at_work(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_writer *first = NULL, *second = NULL;
     struct sl_error error = {.message = ""};
-    assert_int_equal(model_file_writer_open(fixture->path, &spec, &first, NULL), SL_OK);
-    assert_int_equal(model_file_writer_open(fixture->path, &spec, &second, &error), SL_ERR_BUSY);
+    assert_int_equal(model_file_writer_open(files->path, &spec, &first, NULL), SL_OK);
+    assert_int_equal(model_file_writer_open(files->path, &spec, &second, &error), SL_ERR_BUSY);
     assert_non_null(strstr(error.message, "another process"));
-    assert_true(packed_exists(fixture->partial));
+    assert_true(packed_exists(files->partial));
     model_file_writer_close(first);
-    assert_int_equal(packed_write(fixture->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
-    assert_same_as_undisturbed(fixture);
+    assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, NULL, NULL), SL_OK);
+    packed_files_assert_same(files);
 }
 
 static void discard_leaves_nothing(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_writer *writer = NULL;
-    assert_int_equal(model_file_writer_open(fixture->path, &spec, &writer, NULL), SL_OK);
-    assert_string_equal(model_file_writer_partial(writer), fixture->partial);
+    assert_int_equal(model_file_writer_open(files->path, &spec, &writer, NULL), SL_OK);
+    assert_string_equal(model_file_writer_partial(writer), files->partial);
     model_file_writer_discard(writer);
-    assert_false(packed_exists(fixture->partial));
+    assert_false(packed_exists(files->partial));
 }
 
 static void a_missing_directory_is_named(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct sl_error error = {.message = ""};
     struct model_file_writer *writer = NULL;
-    char *path = test_path(fixture->directory, "none/experts.sluice");
+    char *path = test_path(files->directory, "none/experts.sluice");
     assert_int_equal(model_file_writer_open(path, &spec, &writer, &error), SL_ERR_IO);
     assert_int_equal(error.os_errno, ENOENT);
     assert_non_null(strstr(error.message, "none/experts.sluice"));
@@ -296,23 +278,23 @@ static void a_missing_directory_is_named(void **state)
 
 static void too_little_room_is_told_in_bytes_before_anything_is_written(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct sl_error error = {.message = ""};
     struct model_file_writer *writer = NULL;
     /* Two pebibytes: more than any machine of this test has. */
     struct model_file_spec largest = {.layers = MODEL_FILE_LAYERS_MAX,
                                       .experts = MODEL_FILE_EXPERTS_MAX,
                                       .slot_bytes = MODEL_FILE_SLOT_BYTES_MAX};
-    assert_int_equal(model_file_writer_open(fixture->path, &largest, &writer, &error), SL_ERR_IO);
+    assert_int_equal(model_file_writer_open(files->path, &largest, &writer, &error), SL_ERR_IO);
     assert_int_equal(error.os_errno, ENOSPC);
     assert_non_null(strstr(error.message, "2251799847243776 bytes"));
     assert_non_null(strstr(error.message, "are free"));
-    assert_false(packed_exists(fixture->partial));
+    assert_false(packed_exists(files->partial));
 }
 
 static void a_spec_beyond_the_format_is_refused(void **state)
 {
-    const struct fixture *fixture = *state;
+    const struct packed_files *files = *state;
     struct model_file_spec others[6] = {spec, spec, spec, spec, spec, spec};
     others[0].layers = 0;
     others[1].layers = MODEL_FILE_LAYERS_MAX + 1;
@@ -321,56 +303,56 @@ static void a_spec_beyond_the_format_is_refused(void **state)
     others[4].slot_bytes = 4095;
     others[5].slot_bytes = MODEL_FILE_SLOT_BYTES_MAX + 4096;
     for (size_t i = 0; i < SL_COUNT_OF(others); i++)
-        assert_int_equal(packed_write(fixture->path, &others[i], SEED, 1, -1, NULL, NULL),
+        assert_int_equal(packed_write(files->path, &others[i], SEED, 1, -1, NULL, NULL),
                          SL_ERR_UNSUPPORTED);
-    assert_false(packed_exists(fixture->partial));
+    assert_false(packed_exists(files->partial));
 }
 
 /* Runs `body` in a child that may change limits and mounts; its exit status. */
-static int in_child(int (*body)(const struct fixture *), const struct fixture *fixture)
+static int in_child(int (*body)(const struct packed_files *), const struct packed_files *files)
 {
     int wait_status;
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child == 0) _exit(body(fixture));
+    if (child == 0) _exit(body(files));
     assert_int_equal(waitpid(child, &wait_status, 0), child);
     assert_true(WIFEXITED(wait_status));
     return WEXITSTATUS(wait_status);
 }
 
-static int write_under_a_size_limit(const struct fixture *fixture)
+static int write_under_a_size_limit(const struct packed_files *files)
 {
     struct sl_error error = {.message = ""};
     struct rlimit limit = {.rlim_cur = 20000, .rlim_max = 20000};
     signal(SIGXFSZ, SIG_IGN);
     if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return 77;
-    enum sl_status status = packed_write(fixture->path, &spec, SEED, 3, -1, NULL, &error);
+    enum sl_status status = packed_write(files->path, &spec, SEED, 3, -1, NULL, &error);
     if (status != SL_ERR_IO || error.os_errno != EFBIG) return 1;
     return strstr(error.message, "forbids it") ? 0 : 2;
 }
 
 static void a_file_size_limit_is_told_and_leaves_nothing(void **state)
 {
-    const struct fixture *fixture = *state;
-    assert_int_equal(in_child(write_under_a_size_limit, fixture), 0);
-    assert_false(packed_exists(fixture->partial));
-    assert_false(packed_exists(fixture->path));
+    const struct packed_files *files = *state;
+    assert_int_equal(in_child(write_under_a_size_limit, files), 0);
+    assert_false(packed_exists(files->partial));
+    assert_false(packed_exists(files->path));
 }
 
 /* On a file system of 32 KiB: refused, and once room is made, done. */
-static int write_on_a_small_disk(const struct fixture *fixture)
+static int write_on_a_small_disk(const struct packed_files *files)
 {
     struct sl_error error = {.message = ""};
     if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-        mount("tmpfs", fixture->directory, "tmpfs", 0, "size=32k") != 0)
+        mount("tmpfs", files->directory, "tmpfs", 0, "size=32k") != 0)
         return 77;
-    enum sl_status status = packed_write(fixture->path, &spec, SEED, 3, -1, NULL, &error);
+    enum sl_status status = packed_write(files->path, &spec, SEED, 3, -1, NULL, &error);
     if (status != SL_ERR_IO || error.os_errno != ENOSPC) return 1;
     if (!strstr(error.message, "needs 40960 bytes and has taken 0 of them, 32768 are free"))
         return 2;
-    if (packed_exists(fixture->partial)) return 3;
-    if (mount("tmpfs", fixture->directory, "tmpfs", MS_REMOUNT, "size=64k") != 0) return 77;
-    return packed_write(fixture->path, &spec, SEED, 3, -1, NULL, &error) == SL_OK ? 0 : 4;
+    if (packed_exists(files->partial)) return 3;
+    if (mount("tmpfs", files->directory, "tmpfs", MS_REMOUNT, "size=64k") != 0) return 77;
+    return packed_write(files->path, &spec, SEED, 3, -1, NULL, &error) == SL_OK ? 0 : 4;
 }
 
 static void a_full_disk_is_told_and_leaves_nothing(void **state)

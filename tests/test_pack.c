@@ -16,10 +16,8 @@
 #include <unistd.h>
 
 struct fixture {
-    char *directory, *model_dir;
-    char *path, *partial; /* of the packed file */
-    char *whole;          /* what an undisturbed pack writes */
-    size_t whole_bytes;
+    struct packed_files packed;
+    char *model_dir;
     uint64_t steps; /* progress calls of a pack */
 };
 
@@ -38,14 +36,12 @@ static int setup(void **state)
     struct fixture *fixture = calloc(1, sizeof *fixture);
     struct sl_error error = {.message = ""};
     assert_non_null(fixture);
-    fixture->directory = test_make_directory("pack");
-    fixture->model_dir = test_path(fixture->directory, "model");
-    fixture->path = test_path(fixture->model_dir, PACK_FILE_NAME);
-    fixture->partial = test_path(fixture->model_dir, PACK_FILE_NAME ".partial");
+    packed_files_init(&fixture->packed, "pack", "model");
+    fixture->model_dir = test_path(fixture->packed.directory, "model");
     if (sl_synth("tiny", fixture->model_dir, 0, 7, NULL, NULL, &error) != SL_OK ||
         sl_pack(fixture->model_dir, NULL, count_steps, fixture, &error) != SL_OK)
         fail_msg("%s", error.message);
-    fixture->whole = test_read_file(fixture->path, &fixture->whole_bytes);
+    packed_files_keep(&fixture->packed);
     *state = fixture;
     return 0;
 }
@@ -53,19 +49,10 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct fixture *fixture = *state;
-    test_remove_tree(fixture->directory);
-    free(fixture->directory);
+    packed_files_deinit(&fixture->packed);
     free(fixture->model_dir);
-    free(fixture->path);
-    free(fixture->partial);
-    free(fixture->whole);
     free(fixture);
     return 0;
-}
-
-static void assert_same_as_undisturbed(const struct fixture *fixture)
-{
-    packed_assert_same(fixture->path, fixture->partial, fixture->whole, fixture->whole_bytes);
 }
 
 /* ---- what is packed ----------------------------------------------------------------------- */
@@ -77,7 +64,7 @@ static void every_slot_holds_its_expert_in_tiles_and_zeros(void **state)
     struct model_file *file = NULL;
     struct model_file_spec want;
     assert_int_equal(pack_open_model(fixture->model_dir, &model, &want, NULL), SL_OK);
-    assert_int_equal(model_file_open(fixture->path, false, &file, NULL), SL_OK);
+    assert_int_equal(model_file_open(fixture->packed.path, false, &file, NULL), SL_OK);
     const struct expert_source *from = &model->experts, *to = model_file_source(file);
     int32_t count = from->layers * from->experts;
     assert_int_equal(from->layers, model->config.layers + model->config.mtp_layers);
@@ -102,7 +89,8 @@ static void every_slot_holds_its_expert_in_tiles_and_zeros(void **state)
             parts[s] = part;
         }
         expert_layout_place(&model->expert_layout, parts, slot);
-        assert_memory_equal(fixture->whole + to->segments[i].offset_bytes, slot, to->slot_bytes);
+        assert_memory_equal(fixture->packed.whole + to->segments[i].offset_bytes, slot,
+                            to->slot_bytes);
     }
     free(raw);
     free(slot);
@@ -158,15 +146,15 @@ static void cancelled_at_any_expert_it_goes_on_to_the_same_file(void **state)
     for (uint64_t stop = 0; stop < fixture->steps; stop++) {
         struct stopper stopper = {.stop = stop};
         struct sl_error error = {.message = ""};
-        unlink(fixture->path);
+        unlink(fixture->packed.path);
         assert_int_equal(sl_pack(fixture->model_dir, NULL, stop_at_step, &stopper, &error),
                          SL_ERR_CANCELLED);
         assert_int_equal(stopper.step, stop + 1);
-        assert_non_null(strstr(error.message, fixture->partial));
-        assert_false(packed_exists(fixture->path));
-        assert_true(packed_exists(fixture->partial));
+        assert_non_null(strstr(error.message, fixture->packed.partial));
+        assert_false(packed_exists(fixture->packed.path));
+        assert_true(packed_exists(fixture->packed.partial));
         assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
-        assert_same_as_undisturbed(fixture);
+        packed_files_assert_same(&fixture->packed);
     }
 }
 
@@ -184,10 +172,11 @@ static pid_t pack_in_child(const struct fixture *fixture, struct stopper *stoppe
 static void assert_nothing_half_opens(const struct fixture *fixture)
 {
     struct model_file *file = NULL;
-    if (packed_exists(fixture->path)) assert_same_as_undisturbed(fixture);
-    if (model_file_open(fixture->partial, false, &file, NULL) == SL_OK) {
+    if (packed_exists(fixture->packed.path)) packed_files_assert_same(&fixture->packed);
+    if (model_file_open(fixture->packed.partial, false, &file, NULL) == SL_OK) {
         model_file_close(file);
-        assert_int_equal(sl_verify(fixture->partial, fixture->model_dir, NULL, NULL, NULL), SL_OK);
+        assert_int_equal(sl_verify(fixture->packed.partial, fixture->model_dir, NULL, NULL, NULL),
+                         SL_OK);
     }
 }
 
@@ -197,14 +186,14 @@ static void killed_at_any_expert_it_goes_on_to_the_same_file(void **state)
     for (uint64_t stop = 0; stop < fixture->steps; stop++) {
         struct stopper stopper = {.stop = stop, .signal = SIGKILL};
         int wait_status;
-        unlink(fixture->path);
+        unlink(fixture->packed.path);
         pid_t child = pack_in_child(fixture, &stopper);
         assert_int_equal(waitpid(child, &wait_status, 0), child);
         assert_true(WIFSIGNALED(wait_status));
-        assert_false(packed_exists(fixture->path));
+        assert_false(packed_exists(fixture->packed.path));
         assert_nothing_half_opens(fixture);
         assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
-        assert_same_as_undisturbed(fixture);
+        packed_files_assert_same(&fixture->packed);
     }
 }
 
@@ -215,8 +204,8 @@ static void killed_at_random_times_it_comes_to_the_same_file(void **state)
     int kills = 0;
     for (int round = 0; round < 40; round++) {
         int wait_status;
-        unlink(fixture->path);
-        for (int tries = 0; tries < 4 && !packed_exists(fixture->path); tries++) {
+        unlink(fixture->packed.path);
+        for (int tries = 0; tries < 4 && !packed_exists(fixture->packed.path); tries++) {
             pid_t child = pack_in_child(fixture, NULL);
             usleep(test_random_below(&random, 60000));
             kill(child, SIGKILL);
@@ -224,9 +213,9 @@ static void killed_at_random_times_it_comes_to_the_same_file(void **state)
             kills += WIFSIGNALED(wait_status);
             assert_nothing_half_opens(fixture);
         }
-        if (!packed_exists(fixture->path))
+        if (!packed_exists(fixture->packed.path))
             assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
-        assert_same_as_undisturbed(fixture);
+        packed_files_assert_same(&fixture->packed);
     }
     print_message("%d packs killed\n", kills);
 }
@@ -253,11 +242,11 @@ static void a_second_pack_is_refused_and_does_not_disturb_the_first(void **state
 {
     const struct fixture *fixture = *state;
     struct meeting meeting = {.fixture = fixture};
-    unlink(fixture->path);
+    unlink(fixture->packed.path);
     assert_int_equal(sl_pack(fixture->model_dir, NULL, pack_a_second_time, &meeting, NULL), SL_OK);
     assert_true(meeting.tried);
     assert_int_equal(meeting.second, SL_ERR_BUSY);
-    assert_same_as_undisturbed(fixture);
+    packed_files_assert_same(&fixture->packed);
 }
 
 static void a_shard_is_never_overwritten(void **state)
@@ -279,7 +268,7 @@ static void a_size_limit_is_told_and_leaves_nothing(void **state)
 {
     const struct fixture *fixture = *state;
     int wait_status;
-    unlink(fixture->path);
+    unlink(fixture->packed.path);
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
@@ -293,8 +282,8 @@ static void a_size_limit_is_told_and_leaves_nothing(void **state)
     assert_int_equal(waitpid(child, &wait_status, 0), child);
     assert_true(WIFEXITED(wait_status));
     assert_int_equal(WEXITSTATUS(wait_status), 0);
-    assert_false(packed_exists(fixture->partial));
-    assert_false(packed_exists(fixture->path));
+    assert_false(packed_exists(fixture->packed.partial));
+    assert_false(packed_exists(fixture->packed.path));
 }
 
 static void what_is_no_checkpoint_or_no_name_is_refused(void **state)
@@ -303,8 +292,8 @@ static void what_is_no_checkpoint_or_no_name_is_refused(void **state)
     struct sl_error error = {.message = ""};
     assert_int_equal(sl_pack(NULL, NULL, NULL, NULL, NULL), SL_ERR_ARGUMENT);
     assert_int_equal(sl_pack(fixture->model_dir, "", NULL, NULL, NULL), SL_ERR_ARGUMENT);
-    assert_int_not_equal(sl_pack(fixture->directory, NULL, NULL, NULL, &error), SL_OK);
-    assert_non_null(strstr(error.message, fixture->directory));
+    assert_int_not_equal(sl_pack(fixture->packed.directory, NULL, NULL, NULL, &error), SL_OK);
+    assert_non_null(strstr(error.message, fixture->packed.directory));
 }
 
 /* Appends a byte to the shard that holds the experts, or cuts it, half way through the pack. */
@@ -342,17 +331,17 @@ static void a_checkpoint_changed_meanwhile_is_told_and_leaves_nothing(void **sta
         model_close(model);
         size_t bytes;
         char *saved = test_read_file(meddler.shard, &bytes);
-        unlink(fixture->path);
+        unlink(fixture->packed.path);
         assert_int_equal(sl_pack(fixture->model_dir, NULL, meddle, &meddler, &error), SL_ERR_IO);
         assert_non_null(strstr(error.message, meddler.shard));
-        assert_false(packed_exists(fixture->path));
-        assert_false(packed_exists(fixture->partial));
+        assert_false(packed_exists(fixture->packed.path));
+        assert_false(packed_exists(fixture->packed.partial));
         test_write_file(meddler.shard, saved, bytes);
         free(saved);
         free(meddler.shard);
     }
     assert_int_equal(sl_pack(fixture->model_dir, NULL, NULL, NULL, NULL), SL_OK);
-    assert_same_as_undisturbed(fixture);
+    packed_files_assert_same(&fixture->packed);
 }
 
 /* ---- verify ------------------------------------------------------------------------------- */
@@ -363,9 +352,10 @@ static void verify_names_the_first_damaged_expert_and_counts_them(void **state)
     struct model_file *file = NULL;
     struct sl_error error = {.message = ""};
     char expected[96];
-    assert_int_equal(sl_verify(fixture->path, fixture->model_dir, NULL, NULL, &error), SL_OK);
-    assert_int_equal(sl_verify(fixture->path, NULL, NULL, NULL, &error), SL_OK);
-    assert_int_equal(model_file_open(fixture->path, false, &file, NULL), SL_OK);
+    assert_int_equal(sl_verify(fixture->packed.path, fixture->model_dir, NULL, NULL, &error),
+                     SL_OK);
+    assert_int_equal(sl_verify(fixture->packed.path, NULL, NULL, NULL, &error), SL_OK);
+    assert_int_equal(model_file_open(fixture->packed.path, false, &file, NULL), SL_OK);
     const struct expert_source *source = model_file_source(file);
     int32_t count = source->layers * source->experts;
     uint64_t random = 5;
@@ -373,18 +363,18 @@ static void verify_names_the_first_damaged_expert_and_counts_them(void **state)
         /* This one and the last of all. */
         uint64_t at = source->segments[i].offset_bytes +
                       test_random_below(&random, (uint32_t)source->slot_bytes);
-        fixture->whole[at] ^= 1;
-        if (i < count - 1) fixture->whole[fixture->whole_bytes - 1] ^= 1;
-        test_write_file(fixture->path, fixture->whole, fixture->whole_bytes);
-        assert_int_equal(sl_verify(fixture->path, fixture->model_dir, NULL, NULL, &error),
+        fixture->packed.whole[at] ^= 1;
+        if (i < count - 1) fixture->packed.whole[fixture->packed.whole_bytes - 1] ^= 1;
+        test_write_file(fixture->packed.path, fixture->packed.whole, fixture->packed.whole_bytes);
+        assert_int_equal(sl_verify(fixture->packed.path, fixture->model_dir, NULL, NULL, &error),
                          SL_ERR_CHECKSUM);
         snprintf(expected, sizeof expected, "%d of %d experts are damaged, the first is expert %d",
                  i < count - 1 ? 2 : 1, count, i % source->experts);
         assert_non_null(strstr(error.message, expected));
         snprintf(expected, sizeof expected, "of layer %d ", i / source->experts);
         assert_non_null(strstr(error.message, expected));
-        fixture->whole[at] ^= 1;
-        if (i < count - 1) fixture->whole[fixture->whole_bytes - 1] ^= 1;
+        fixture->packed.whole[at] ^= 1;
+        if (i < count - 1) fixture->packed.whole[fixture->packed.whole_bytes - 1] ^= 1;
     }
     model_file_close(file);
 }
@@ -393,14 +383,14 @@ static void a_file_of_another_checkpoint_is_refused(void **state)
 {
     const struct fixture *fixture = *state;
     struct sl_error error = {.message = ""};
-    char *other = test_path(fixture->directory, "other");
+    char *other = test_path(fixture->packed.directory, "other");
     struct model_open_options open = {.directory = other};
-    struct sl_engine_options options = {.model_dir = other, .experts_file = fixture->path};
+    struct sl_engine_options options = {.model_dir = other, .experts_file = fixture->packed.path};
     struct model *model = NULL;
     struct model_file *packed = NULL;
     struct expert_source source;
     assert_int_equal(sl_synth("tiny", other, 0, 8, NULL, NULL, NULL), SL_OK);
-    assert_int_equal(sl_verify(fixture->path, other, NULL, NULL, &error), SL_ERR_FORMAT);
+    assert_int_equal(sl_verify(fixture->packed.path, other, NULL, NULL, &error), SL_ERR_FORMAT);
     assert_non_null(strstr(error.message, "another checkpoint"));
     assert_int_equal(model_open(&open, &model, NULL), SL_OK);
     assert_int_equal(pack_open_source(model, &options, &packed, &source, NULL), SL_ERR_FORMAT);
@@ -416,8 +406,8 @@ static void verify_refuses_what_is_no_packed_file_and_can_be_cancelled(void **st
     char *config = test_path(fixture->model_dir, "config.json");
     assert_int_equal(sl_verify(NULL, NULL, NULL, NULL, NULL), SL_ERR_ARGUMENT);
     assert_int_equal(sl_verify(config, NULL, NULL, NULL, NULL), SL_ERR_FORMAT);
-    assert_int_equal(sl_verify(fixture->partial, NULL, NULL, NULL, NULL), SL_ERR_IO);
-    assert_int_equal(sl_verify(fixture->path, NULL, stop_at_step, &stopper, NULL),
+    assert_int_equal(sl_verify(fixture->packed.partial, NULL, NULL, NULL, NULL), SL_ERR_IO);
+    assert_int_equal(sl_verify(fixture->packed.path, NULL, stop_at_step, &stopper, NULL),
                      SL_ERR_CANCELLED);
     assert_int_equal(stopper.step, 2);
     free(config);

@@ -18,7 +18,8 @@ static struct stream *stream_or_skip(int32_t threads)
 {
     struct stream *stream;
     if (!cpu_isa_supported(CPU_ISA_AVX2)) skip();
-    enum sl_status status = blas_stream_create(threads, &stream);
+    enum sl_status status =
+        blas_stream_create(&(struct stream_options){.threads = threads}, &stream);
     if (status == SL_ERR_UNSUPPORTED) skip();
     assert_int_equal(status, SL_OK);
     return stream;

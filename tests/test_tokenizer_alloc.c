@@ -1,50 +1,12 @@
 /* labels: fault
  * Every allocation of ours while a tokenizer is loaded and used fails once, in turn. */
-#include "tests/support.h"
-
 #include "runtime/sl.h"
+#include "tests/support.h"
+#include "tests/support_alloc.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Linked with --wrap: these stand in for the allocator in our own objects, not in libraries. */
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *memory, size_t bytes);
-void __real_free(void *memory);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *memory, size_t bytes);
-void __wrap_free(void *memory);
-
-static int64_t allocations_left; /* until one fails; negative: none does */
-
-static bool fails_now(void)
-{
-    if (allocations_left < 0) return false;
-    return allocations_left-- == 0;
-}
-
-void *__wrap_malloc(size_t bytes)
-{
-    return fails_now() ? NULL : __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    return fails_now() ? NULL : __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *memory, size_t bytes)
-{
-    return fails_now() ? NULL : __real_realloc(memory, bytes);
-}
-
-void __wrap_free(void *memory)
-{
-    __real_free(memory);
-}
 
 /* Loads the small tokenizer and encodes a text with short, long and invalid parts. */
 static enum sl_status load_and_encode(struct sl_error *error)
@@ -70,10 +32,10 @@ static void each_failed_allocation_is_reported_and_leaves_nothing_behind(void **
     int64_t failures = 0;
     for (;; failures++) {
         struct sl_error error = {0};
-        allocations_left = failures;
+        alloc_watch(failures);
         enum sl_status status = load_and_encode(&error);
-        bool all_succeeded = allocations_left >= 0;
-        allocations_left = -1;
+        bool all_succeeded = alloc_seen() <= failures;
+        alloc_watch(ALLOC_NONE);
         if (all_succeeded) {
             assert_int_equal(status, SL_OK);
             break;
@@ -88,7 +50,6 @@ static void each_failed_allocation_is_reported_and_leaves_nothing_behind(void **
 
 int main(void)
 {
-    allocations_left = -1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_failed_allocation_is_reported_and_leaves_nothing_behind),
     };

@@ -65,7 +65,8 @@ bool peers_open(uint64_t seed, int32_t threads)
     peers.out = malloc(sizeof(float) * PEERS_TASKS * PEERS_TOKENS_MAX * PEERS_HIDDEN);
     peers.scratch = malloc(sizeof(float) * PEERS_TOKENS_MAX * 3 * PEERS_WIDTH);
     if (!peers.slots || !peers.x || !peers.out || !peers.scratch || !fill(seed)) return false;
-    return ops_cpu()->stream_create(threads, &peers.stream) == SL_OK;
+    return ops_cpu()->stream_create(&(struct stream_options){.threads = threads}, &peers.stream) ==
+           SL_OK;
 }
 
 const uint8_t *peers_part(int32_t part)

@@ -78,12 +78,12 @@ void blas_multiply(const struct blas *blas, const struct blas_product *product)
 
 #endif
 
-enum sl_status blas_stream_create(int32_t threads, struct stream **out)
+enum sl_status blas_stream_create(const struct stream_options *options, struct stream **out)
 {
     struct blas *blas;
     struct stream *stream;
     SL_TRY(blas_open(&blas));
-    enum sl_status status = cpu_stream_create(threads, &stream);
+    enum sl_status status = cpu_stream_create(options, &stream);
     if (status != SL_OK) {
         blas_close(blas);
         return status;

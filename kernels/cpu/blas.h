@@ -47,7 +47,7 @@ struct blas_product {
 void blas_multiply(const struct blas *blas, const struct blas_product *product);
 
 /* Streams of the tables that use OpenBLAS. */
-enum sl_status blas_stream_create(int32_t threads, struct stream **out);
+enum sl_status blas_stream_create(const struct stream_options *options, struct stream **out);
 void blas_stream_destroy(struct stream *stream);
 
 /* linear with fp8 weights for any number of tokens, where the processor has AVX2. */

@@ -4,7 +4,7 @@
  * finished when they return, so sync has nothing to wait for and no fault to report. */
 #include "kernels/cpu/stream.h"
 
-enum sl_status cpu_stream_create(int32_t threads, struct stream **out)
+enum sl_status cpu_stream_create(const struct stream_options *options, struct stream **out)
 {
     enum sl_status status = SL_ERR_NO_MEMORY;
     *out = NULL;
@@ -12,7 +12,9 @@ enum sl_status cpu_stream_create(int32_t threads, struct stream **out)
     if (!stream) return SL_ERR_NO_MEMORY;
     stream->scratch = aligned_alloc(64, STREAM_SCRATCH_FLOATS * sizeof(float));
     if (!stream->scratch) goto fail;
-    status = worker_pool_create(threads, &stream->pool);
+    struct worker_pool_options pool = {
+        .threads = options->threads, .cpus = options->cpus, .nodes = options->nodes};
+    status = worker_pool_create(&pool, &stream->pool);
     if (status != SL_OK) goto fail;
     *out = stream;
     return SL_OK;
@@ -34,6 +36,11 @@ enum sl_status cpu_stream_sync(struct stream *stream)
 {
     SL_ASSERT(stream != NULL);
     return SL_OK;
+}
+
+int32_t cpu_stream_pinned(const struct stream *stream)
+{
+    return worker_pool_pinned(stream->pool);
 }
 
 const struct ops *ops_cpu(void)

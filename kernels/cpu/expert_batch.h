@@ -48,7 +48,9 @@ void expert_batch_run(struct stream *stream, const struct expert_ffn_args *args,
 /* Only where the processor has the instruction set. */
 extern const struct expert_kernel expert_kernel_avx2;
 extern const struct expert_kernel expert_kernel_avx512;
+extern const struct expert_kernel expert_kernel_amx;
 void cpu_expert_ffn_avx2(struct stream *stream, const struct expert_ffn_args *args);
 void cpu_expert_ffn_avx512(struct stream *stream, const struct expert_ffn_args *args);
+void cpu_expert_ffn_amx(struct stream *stream, const struct expert_ffn_args *args);
 
 #endif

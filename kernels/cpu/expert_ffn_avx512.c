@@ -7,6 +7,7 @@
  * [columns / 2, tokens]. */
 #include "kernels/cpu/expert_batch.h"
 
+#include "kernels/cpu/expert_tile_avx512.h"
 #include "kernels/cpu/expert_values.h"
 
 #include <immintrin.h>
@@ -18,9 +19,9 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define PREFETCH_BYTES 8192 /* ahead of the tile at work, into L2: L1 has too few lines under way  \
-                             */
-#define TILE_PAIRS (EXPERT_TILE_COLUMNS / 2)
+/* Ahead of the tile at work, into L2: L1 can wait for few lines at once. */
+#define PREFETCH_BYTES 8192
+#define TILE_PAIRS     (EXPERT_TILE_COLUMNS / 2)
 
 static void pack(const struct expert_panel *panel, int32_t token, int32_t first, int32_t count,
                  const float *x)
@@ -38,11 +39,6 @@ static void pack(const struct expert_panel *panel, int32_t token, int32_t first,
     }
 }
 
-static const uint16_t e2m1_as_bf16[16] = {
-    0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
-    0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0,
-};
-
 /* Adds the products of one column pair of 16 rows with every token. */
 INLINE void add_pair(__m512i indices, __m512i table, const uint32_t *pairs, __m512 *sums,
                      const int tokens)
@@ -55,22 +51,12 @@ INLINE void add_pair(__m512i indices, __m512i table, const uint32_t *pairs, __m5
     }
 }
 
-/* 2^(code - 127) of 16 rows; the least, code 0, is subnormal. */
-INLINE __m512 load_scales(const uint8_t *codes)
-{
-    __m512i exponents = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
-    __m512i bits = _mm512_slli_epi32(exponents, 23);
-    return _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(0x400000)));
-}
-
 INLINE void multiply_tokens(const struct expert_band *band, const uint8_t *data,
                             float out[][EXPERT_TILE_ROWS], const int tokens)
 {
     const uint8_t *codes = band->codes;
     const uint32_t *pairs = (const uint32_t *)(const void *)data;
-    /* vpermw looks at five bits of an index; the fifth belongs to the next nibble. */
-    __m512i table =
-        _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)e2m1_as_bf16));
+    __m512i table = expert_tile_table();
     __m512 sums[EXPERT_BLOCK_TOKENS];
     UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_ps();
     for (int32_t tile = 0; tile < band->tiles; tile++) {
@@ -88,7 +74,7 @@ INLINE void multiply_tokens(const struct expert_band *band, const uint8_t *data,
             codes += EXPERT_TILE_BYTES / 4;
             pairs += TILE_PAIRS / 4 * tokens;
         }
-        __m512 scales = load_scales(band->scales + tile * EXPERT_TILE_ROWS);
+        __m512 scales = expert_tile_scales(band->scales + tile * EXPERT_TILE_ROWS);
         UNROLL for (int t = 0; t < tokens; t++) sums[t] =
             _mm512_fmadd_ps(_mm512_add_ps(even[t], odd[t]), scales, sums[t]);
     }

@@ -7,8 +7,13 @@
 #include "kernels/cpu/variants.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
-static const char *const names[CPU_ISA_COUNT] = {"portable", "avx2", "avx512"};
+static const char *const names[CPU_ISA_COUNT] = {"portable", "avx2", "avx512", "amx"};
 
 const char *cpu_isa_name(enum cpu_isa isa)
 {
@@ -25,6 +30,21 @@ bool cpu_isa_parse(const char *name, enum cpu_isa *out)
     }
     return false;
 }
+
+#if defined(__x86_64__)
+/* AMX needs the processor's tiles and the kernel's leave to use their registers, which holds for
+ * the threads started after it was given. */
+static const char *amx_missing(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* of arch_prctl */
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return "amx-tile";
+    if (!(edx & (1u << 24))) return "amx-tile";
+    if (!(edx & (1u << 22))) return "amx-bf16";
+    if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA)) return "leave to use AMX";
+    return NULL;
+}
+#endif
 
 #define NEED(feature)                                                                              \
     if (!__builtin_cpu_supports(feature)) return feature
@@ -44,7 +64,8 @@ const char *cpu_isa_missing(enum cpu_isa isa)
     NEED("avx512vbmi");
     NEED("avx512vnni");
     NEED("avx512bf16");
-    return NULL;
+    if (isa == CPU_ISA_AVX512) return NULL;
+    return amx_missing();
 #else
     return "x86-64";
 #endif
@@ -58,7 +79,7 @@ bool cpu_isa_supported(enum cpu_isa isa)
 enum cpu_isa cpu_isa_best(void)
 {
     enum cpu_isa best = CPU_ISA_PORTABLE;
-    for (int isa = 0; isa < CPU_ISA_COUNT; isa++)
+    for (int isa = 0; isa < CPU_ISA_AMX; isa++)
         if (cpu_isa_supported((enum cpu_isa)isa)) best = (enum cpu_isa)isa;
     return best;
 }
@@ -72,24 +93,45 @@ enum cpu_isa cpu_isa_best(void)
 #endif
 #define X(op) .op = cpu_##op,
 #define TWINS                                                                                      \
+    SL_OPS(X)                                                                                      \
     .stream_create = cpu_stream_create, .stream_destroy = cpu_stream_destroy,                      \
-    .stream_sync = cpu_stream_sync, SL_OPS(X)
+    .stream_sync = cpu_stream_sync
 
 static const struct ops table_avx2 = {
-    TWINS.name = "cpu avx2",         .expert_ffn = cpu_expert_ffn_avx2, .linear = cpu_linear_avx2,
-    .attention = cpu_attention_avx2, .indexer = cpu_indexer_avx2,
+    TWINS,
+    .name = "cpu avx2",
+    .expert_ffn = cpu_expert_ffn_avx2,
+    .linear = cpu_linear_avx2,
+    .attention = cpu_attention_avx2,
+    .indexer = cpu_indexer_avx2,
 };
 
 static const struct ops table_avx2_blas = {
-    TWINS.name = "cpu avx2 blas",          .stream_create = blas_stream_create,
-    .stream_destroy = blas_stream_destroy, .expert_ffn = cpu_expert_ffn_avx2,
-    .linear = cpu_linear_wide_avx2,        .attention = cpu_attention_avx2,
+    TWINS,
+    .name = "cpu avx2 blas",
+    .stream_create = blas_stream_create,
+    .stream_destroy = blas_stream_destroy,
+    .expert_ffn = cpu_expert_ffn_avx2,
+    .linear = cpu_linear_wide_avx2,
+    .attention = cpu_attention_avx2,
     .indexer = cpu_indexer_avx2,
 };
 
 static const struct ops table_avx512 = {
-    TWINS.name = "cpu avx512",     .expert_ffn = cpu_expert_ffn_avx512,
-    .linear = cpu_linear_avx512,   .attention = cpu_attention_avx512,
+    TWINS,
+    .name = "cpu avx512",
+    .expert_ffn = cpu_expert_ffn_avx512,
+    .linear = cpu_linear_avx512,
+    .attention = cpu_attention_avx512,
+    .indexer = cpu_indexer_avx512,
+};
+
+static const struct ops table_amx = {
+    TWINS,
+    .name = "cpu amx",
+    .expert_ffn = cpu_expert_ffn_amx,
+    .linear = cpu_linear_avx512,
+    .attention = cpu_attention_avx512,
     .indexer = cpu_indexer_avx512,
 };
 #endif
@@ -100,6 +142,7 @@ const struct ops *ops_cpu_isa(enum cpu_isa isa)
 #if defined(__x86_64__)
     if (isa == CPU_ISA_AVX2) return &table_avx2;
     if (isa == CPU_ISA_AVX512) return &table_avx512;
+    if (isa == CPU_ISA_AMX) return &table_amx;
 #endif
     return ops_cpu();
 }

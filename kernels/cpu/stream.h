@@ -19,7 +19,7 @@ struct stream {
 };
 
 /* Members of every CPU op table; see struct ops. */
-enum sl_status cpu_stream_create(int32_t threads, struct stream **out);
+enum sl_status cpu_stream_create(const struct stream_options *options, struct stream **out);
 void cpu_stream_destroy(struct stream *stream);
 enum sl_status cpu_stream_sync(struct stream *stream);
 

@@ -1,33 +1,58 @@
-/* A fixed set of threads that share the indices of one loop at a time; see the header.
+/* A fixed set of threads that work through the indices of loops; see the header.
  *
- * `unclaimed` counts down the indices nobody has taken. Whoever lowers it by one owns an index, and
- * the loop cannot end before that index is reported in `unfinished`; so the plain fields fn,
- * context and count may be read after a successful claim, and are written only between loops. */
+ * The `left` of a share counts down the indices nobody has taken. Whoever lowers it by one owns an
+ * index, and the loop cannot end before that index is reported in `unfinished`; so the plain fields
+ * `loop` and `end` may be read after a successful claim. They are written only while nobody holds
+ * an index: by submit, and by the thread that reports the last index of a loop and starts the next.
+ * A thread that comes late from an earlier loop just takes an index of the present one. */
 #include "kernels/cpu/worker_pool.h"
 
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-/* About 50 microseconds: longer than the gap between two ops, far shorter than one disk read. */
-#define SPINS_MAX 1000
+/* Pauses between two looks at the clock; some microseconds at most. */
+#define SPINS_PER_LOOK 32
+
+struct share {
+    _Alignas(64) _Atomic uint32_t left; /* indices not yet taken */
+    uint32_t end;                       /* the index after the last of the share */
+    int32_t first_thread;               /* threads on the nodes before this one */
+    int32_t threads;                    /* on this node */
+};
+
+struct worker {
+    struct worker_pool *pool;
+    pthread_t thread; /* of the caller: unset */
+    int32_t node;
+};
 
 struct worker_pool {
-    _Alignas(64) _Atomic uint32_t unclaimed;  /* indices not yet taken */
-    _Alignas(64) _Atomic uint32_t unfinished; /* indices not yet done; futex of the caller */
+    _Alignas(64) _Atomic uint32_t unfinished; /* indices of the loop not yet reported */
     _Alignas(64) _Atomic uint32_t generation; /* changes with every loop; futex of the workers */
     _Atomic uint32_t sleepers;                /* workers that sleep or are about to */
-    _Atomic bool caller_sleeps;
     _Atomic bool stopping;
-    worker_fn *fn;
-    const void *context;
-    uint32_t count;
-    int32_t worker_count; /* threads started */
-    pthread_t workers[];
+    _Alignas(64) _Atomic uint32_t progress; /* with every loop and job; futex of the caller */
+    _Atomic bool caller_sleeps;
+    _Alignas(64) const struct worker_loop *loop; /* the present one */
+    struct worker_job *job;                      /* NULL: none in progress */
+    int32_t next_loop;                           /* of the job */
+    int32_t node_count;
+    struct share *shares; /* [node_count] */
+    int32_t thread_count; /* the caller among them */
+    int32_t started;      /* workers[1 .. started] have a thread */
+    int32_t pinned;
+    int64_t spin_ns;
+    pid_t caller_tid;        /* 0: the caller was not pinned */
+    cpu_set_t caller_cpus;   /* it had before */
+    struct worker workers[]; /* [thread_count] */
 };
+
+/* ---- waiting ------------------------------------------------------------------------------ */
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
 {
@@ -48,90 +73,252 @@ static void pause_briefly(void)
 #endif
 }
 
-/* Takes indices and works on them until none is left. */
-static void work(struct worker_pool *pool)
+static int64_t now_ns(void)
 {
-    uint32_t left = atomic_load_explicit(&pool->unclaimed, memory_order_relaxed);
-    while (left > 0) {
-        if (!atomic_compare_exchange_weak_explicit(&pool->unclaimed, &left, left - 1,
-                                                   memory_order_acquire, memory_order_relaxed))
-            continue;
-        pool->fn(pool->context, (int32_t)(pool->count - left));
-        if (atomic_fetch_sub(&pool->unfinished, 1) == 1 && atomic_load(&pool->caller_sleeps))
-            futex_wake(&pool->unfinished, 1);
-        left = atomic_load_explicit(&pool->unclaimed, memory_order_relaxed);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* True as soon as `word` is no longer `seen`, false after `spin_ns`. */
+static bool spin_while(_Atomic uint32_t *word, uint32_t seen, int64_t spin_ns)
+{
+    int64_t end_ns = 0;
+    for (;;) {
+        for (int spin = 0; spin < SPINS_PER_LOOK; spin++) {
+            if (atomic_load(word) != seen) return true;
+            pause_briefly();
+        }
+        int64_t time_ns = now_ns();
+        if (end_ns == 0) end_ns = time_ns + spin_ns;
+        if (time_ns >= end_ns) return false;
     }
 }
 
 /* Returns when the generation is no longer `seen`. */
 static void wait_for_generation(struct worker_pool *pool, uint32_t seen)
 {
-    for (int spin = 0; spin < SPINS_MAX; spin++) {
-        if (atomic_load(&pool->generation) != seen) return;
-        pause_briefly();
-    }
-    /* The caller changes the generation before it looks at `sleepers`, so either it sees this
-     * worker or the kernel sees the change and does not let it sleep. */
+    if (spin_while(&pool->generation, seen, pool->spin_ns)) return;
+    /* The generation changes before anyone looks at `sleepers`, so either this worker is seen or
+     * the kernel sees the change and does not let it sleep. The same goes for the caller below. */
     atomic_fetch_add(&pool->sleepers, 1);
     while (atomic_load(&pool->generation) == seen)
         futex_wait(&pool->generation, seen);
     atomic_fetch_sub(&pool->sleepers, 1);
 }
 
-static void *worker_main(void *argument)
+/* Returns when the progress is no longer `seen`. */
+static void wait_for_progress(struct worker_pool *pool, uint32_t seen)
 {
-    struct worker_pool *pool = argument;
-    uint32_t seen = 0;
-    while (!atomic_load(&pool->stopping)) {
-        wait_for_generation(pool, seen);
-        seen = atomic_load(&pool->generation);
-        work(pool);
-    }
-    return NULL;
+    if (spin_while(&pool->progress, seen, pool->spin_ns)) return;
+    atomic_store(&pool->caller_sleeps, true);
+    while (atomic_load(&pool->progress) == seen)
+        futex_wait(&pool->progress, seen);
+    atomic_store(&pool->caller_sleeps, false);
 }
 
-static void announce(struct worker_pool *pool)
+static void tell_workers(struct worker_pool *pool)
 {
     atomic_fetch_add(&pool->generation, 1);
     if (atomic_load(&pool->sleepers) > 0) futex_wake(&pool->generation, INT_MAX);
 }
 
-enum sl_status worker_pool_create(int32_t threads, struct worker_pool **out)
+static void tell_caller(struct worker_pool *pool)
 {
-    SL_ASSERT(out != NULL);
-    *out = NULL;
-    if (threads < 1 || threads > WORKER_POOL_THREADS_MAX) return SL_ERR_ARGUMENT;
-    size_t bytes = sizeof(struct worker_pool) + (size_t)(threads - 1) * sizeof(pthread_t);
-    struct worker_pool *pool = aligned_alloc(64, align_up(bytes, 64));
-    if (!pool) return SL_ERR_NO_MEMORY;
-    atomic_init(&pool->unclaimed, 0);
-    atomic_init(&pool->unfinished, 0);
-    atomic_init(&pool->generation, 0);
-    atomic_init(&pool->sleepers, 0);
-    atomic_init(&pool->caller_sleeps, false);
-    atomic_init(&pool->stopping, false);
-    pool->worker_count = 0;
-    if (threads == 1) {
-        *out = pool;
-        return SL_OK;
-    }
+    atomic_fetch_add(&pool->progress, 1);
+    if (atomic_load(&pool->caller_sleeps)) futex_wake(&pool->progress, 1);
+}
 
-    pthread_attr_t attributes;
-    if (pthread_attr_init(&attributes) != 0) {
+/* ---- working ------------------------------------------------------------------------------ */
+
+/* Cuts the indices into the shares of the nodes and opens them. */
+static void deal(struct worker_pool *pool, int32_t count)
+{
+    uint64_t threads = (uint64_t)pool->thread_count;
+    uint64_t indices = (uint64_t)count;
+    atomic_store_explicit(&pool->unfinished, (uint32_t)count, memory_order_relaxed);
+    for (int32_t node = 0; node < pool->node_count; node++) {
+        struct share *share = &pool->shares[node];
+        uint64_t first_thread = (uint64_t)share->first_thread;
+        uint64_t end_thread = first_thread + (uint64_t)share->threads;
+        uint32_t first = (uint32_t)(indices * first_thread / threads);
+        share->end = (uint32_t)(indices * end_thread / threads);
+        atomic_store_explicit(&share->left, share->end - first, memory_order_release);
+    }
+}
+
+/* Starts the job's next loop that has indices, or ends the job. Only while nobody holds an index.
+ */
+static void advance(struct worker_pool *pool)
+{
+    struct worker_job *job = pool->job;
+    while (pool->next_loop < job->loop_count) {
+        const struct worker_loop *loop = &job->loops[pool->next_loop++];
+        SL_ASSERT(loop->count >= 0);
+        if (loop->count == 0) continue;
+        pool->loop = loop;
+        deal(pool, loop->count);
+        tell_workers(pool);
+        tell_caller(pool);
+        return;
+    }
+    pool->job = NULL;
+    /* From here on the job's memory is the caller's, and the next job may be on its way. */
+    atomic_store_explicit(&job->done, true, memory_order_release);
+    tell_caller(pool);
+}
+
+static bool claim(struct share *share, int32_t *idx)
+{
+    uint32_t left = atomic_load_explicit(&share->left, memory_order_relaxed);
+    while (left > 0) {
+        if (!atomic_compare_exchange_weak_explicit(&share->left, &left, left - 1,
+                                                   memory_order_acquire, memory_order_relaxed))
+            continue;
+        *idx = (int32_t)(share->end - left);
+        return true;
+    }
+    return false;
+}
+
+/* An index of the own node's share, or else of the next that has one. */
+static bool claim_any(struct worker_pool *pool, int32_t node, int32_t *idx)
+{
+    for (int32_t i = 0; i < pool->node_count; i++) {
+        if (claim(&pool->shares[node], idx)) return true;
+        if (++node == pool->node_count) node = 0;
+    }
+    return false;
+}
+
+/* Takes indices and works on them until there is none to take. */
+static void work(struct worker_pool *pool, int32_t node)
+{
+    for (;;) {
+        /* Reported together: the loop cannot end in between, so all are of the same one. */
+        uint32_t finished = 0;
+        for (int32_t idx; claim_any(pool, node, &idx); finished++)
+            pool->loop->fn(pool->loop->context, idx);
+        if (finished == 0) return;
+        if (atomic_fetch_sub(&pool->unfinished, finished) == finished) advance(pool);
+    }
+}
+
+static void *worker_main(void *argument)
+{
+    const struct worker *worker = argument;
+    struct worker_pool *pool = worker->pool;
+    uint32_t seen = 0;
+    while (!atomic_load(&pool->stopping)) {
+        wait_for_generation(pool, seen);
+        seen = atomic_load(&pool->generation);
+        work(pool, worker->node);
+    }
+    return NULL;
+}
+
+/* ---- life --------------------------------------------------------------------------------- */
+
+static bool options_are_valid(const struct worker_pool_options *options)
+{
+    int32_t threads = options->threads;
+    if (threads < 1 || threads > WORKER_POOL_THREADS_MAX) return false;
+    if (options->spin_us < 0 || options->spin_us > WORKER_POOL_SPIN_US_MAX) return false;
+    for (int32_t i = 0; options->nodes && i < threads; i++)
+        if (options->nodes[i] < 0 || options->nodes[i] >= threads) return false;
+    return true;
+}
+
+/* The pool with its shares, without threads; NULL when memory ran out. */
+static struct worker_pool *make_pool(const struct worker_pool_options *options)
+{
+    int32_t threads = options->threads;
+    int32_t nodes = 1;
+    for (int32_t i = 0; options->nodes && i < threads; i++)
+        nodes = max_i32(nodes, options->nodes[i] + 1);
+    size_t pool_bytes = sizeof(struct worker_pool) + (size_t)threads * sizeof(struct worker);
+    struct worker_pool *pool = aligned_alloc(64, align_up(pool_bytes, 64));
+    struct share *shares = aligned_alloc(64, (size_t)nodes * sizeof *shares);
+    if (!pool || !shares) {
         free(pool);
-        return SL_ERR_NO_MEMORY;
+        free(shares);
+        return NULL;
     }
-    bool started = pthread_attr_setstacksize(&attributes, WORKER_POOL_STACK_BYTES) == 0;
-    while (started && pool->worker_count < threads - 1) {
-        pthread_t *worker = &pool->workers[pool->worker_count];
-        started = pthread_create(worker, &attributes, worker_main, pool) == 0;
-        if (started) pool->worker_count++;
+    int32_t spin_us = options->spin_us ? options->spin_us : WORKER_POOL_SPIN_US;
+    *pool = (struct worker_pool){.node_count = nodes,
+                                 .shares = shares,
+                                 .thread_count = threads,
+                                 .spin_ns = (int64_t)spin_us * 1000};
+    for (int32_t node = 0; node < nodes; node++)
+        shares[node] = (struct share){0};
+    for (int32_t i = 0; i < threads; i++) {
+        int32_t node = options->nodes ? options->nodes[i] : 0;
+        pool->workers[i] = (struct worker){.pool = pool, .node = node};
+        shares[node].threads++;
     }
+    for (int32_t node = 1; node < nodes; node++)
+        shares[node].first_thread = shares[node - 1].first_thread + shares[node - 1].threads;
+    return pool;
+}
+
+/* False for -1 and for a number that no set can hold. */
+static bool make_cpu_set(int32_t cpu, cpu_set_t *out)
+{
+    CPU_ZERO(out);
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return false;
+    CPU_SET((size_t)cpu, out);
+    return true;
+}
+
+static void pin_caller(struct worker_pool *pool, int32_t cpu)
+{
+    cpu_set_t cpus;
+    if (!make_cpu_set(cpu, &cpus)) return;
+    if (sched_getaffinity(0, sizeof pool->caller_cpus, &pool->caller_cpus) != 0) return;
+    if (sched_setaffinity(0, sizeof cpus, &cpus) != 0) return;
+    pool->caller_tid = gettid();
+    pool->pinned++;
+}
+
+static bool start_thread(struct worker *worker, const cpu_set_t *cpus)
+{
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    /* Pinned by attribute, so that its stack is first touched on the node where it stays. */
+    bool started = pthread_attr_setstacksize(&attributes, WORKER_POOL_STACK_BYTES) == 0 &&
+                   (!cpus || pthread_attr_setaffinity_np(&attributes, sizeof *cpus, cpus) == 0) &&
+                   pthread_create(&worker->thread, &attributes, worker_main, worker) == 0;
     pthread_attr_destroy(&attributes);
-    if (!started) {
+    return started;
+}
+
+/* Starts the next worker, on `cpu` if the system lets it. */
+static bool start_worker(struct worker_pool *pool, int32_t cpu)
+{
+    struct worker *worker = &pool->workers[pool->started + 1];
+    cpu_set_t cpus;
+    bool pinned = make_cpu_set(cpu, &cpus) && start_thread(worker, &cpus);
+    if (!pinned && !start_thread(worker, NULL)) return false;
+    pool->pinned += pinned;
+    pool->started++;
+    return true;
+}
+
+enum sl_status worker_pool_create(const struct worker_pool_options *options,
+                                  struct worker_pool **out)
+{
+    SL_ASSERT(options && out);
+    *out = NULL;
+    if (!options_are_valid(options)) return SL_ERR_ARGUMENT;
+    struct worker_pool *pool = make_pool(options);
+    if (!pool) return SL_ERR_NO_MEMORY;
+    for (int32_t i = 1; i < options->threads; i++) {
+        if (start_worker(pool, options->cpus ? options->cpus[i] : -1)) continue;
         worker_pool_destroy(pool);
         return SL_ERR_LIMIT;
     }
+    /* Last, since threads are born with the CPUs of the one that starts them. */
+    if (options->cpus) pin_caller(pool, options->cpus[0]);
     *out = pool;
     return SL_OK;
 }
@@ -139,43 +326,55 @@ enum sl_status worker_pool_create(int32_t threads, struct worker_pool **out)
 void worker_pool_destroy(struct worker_pool *pool)
 {
     if (!pool) return;
-    SL_ASSERT(atomic_load(&pool->unfinished) == 0);
+    SL_ASSERT(pool->job == NULL);
     atomic_store(&pool->stopping, true);
-    announce(pool);
-    for (int32_t i = 0; i < pool->worker_count; i++)
-        pthread_join(pool->workers[i], NULL);
+    tell_workers(pool);
+    for (int32_t i = 1; i <= pool->started; i++)
+        pthread_join(pool->workers[i].thread, NULL);
+    /* Refused only when the system took those CPUs away meanwhile; it has then chosen others. */
+    if (pool->caller_tid != 0 && pool->caller_tid == gettid())
+        (void)sched_setaffinity(0, sizeof pool->caller_cpus, &pool->caller_cpus);
+    free(pool->shares);
     free(pool);
 }
 
-/* Returns when every index is done. */
-static void wait_for_end(struct worker_pool *pool)
+int32_t worker_pool_pinned(const struct worker_pool *pool)
 {
-    for (int spin = 0; spin < SPINS_MAX; spin++) {
-        if (atomic_load(&pool->unfinished) == 0) return;
-        pause_briefly();
+    return pool->pinned;
+}
+
+/* ---- jobs --------------------------------------------------------------------------------- */
+
+void worker_pool_submit(struct worker_pool *pool, struct worker_job *job)
+{
+    SL_ASSERT(pool->job == NULL);
+    SL_ASSERT(job->loop_count >= 0);
+    atomic_store_explicit(&job->done, false, memory_order_relaxed);
+    pool->job = job;
+    pool->next_loop = 0;
+    advance(pool);
+}
+
+void worker_pool_wait(struct worker_pool *pool, struct worker_job *job)
+{
+    for (;;) {
+        uint32_t seen = atomic_load(&pool->progress);
+        work(pool, pool->workers[0].node);
+        if (worker_pool_done(job)) return;
+        wait_for_progress(pool, seen);
     }
-    atomic_store(&pool->caller_sleeps, true);
-    uint32_t left;
-    while ((left = atomic_load(&pool->unfinished)) > 0)
-        futex_wait(&pool->unfinished, left);
-    atomic_store(&pool->caller_sleeps, false);
 }
 
 void worker_pool_run(struct worker_pool *pool, int32_t count, worker_fn *fn, const void *context)
 {
     SL_ASSERT(count >= 0);
-    if (pool->worker_count == 0 || count <= 1) {
+    if (pool->started == 0 || count <= 1) {
         for (int32_t idx = 0; idx < count; idx++)
             fn(context, idx);
         return;
     }
-    SL_ASSERT(atomic_load(&pool->unfinished) == 0);
-    pool->fn = fn;
-    pool->context = context;
-    pool->count = (uint32_t)count;
-    atomic_store(&pool->unfinished, (uint32_t)count);
-    atomic_store_explicit(&pool->unclaimed, (uint32_t)count, memory_order_release);
-    announce(pool);
-    work(pool);
-    wait_for_end(pool);
+    struct worker_loop loop = {.fn = fn, .context = context, .count = count};
+    struct worker_job job = {.loops = &loop, .loop_count = 1};
+    worker_pool_submit(pool, &job);
+    worker_pool_wait(pool, &job);
 }

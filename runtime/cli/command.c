@@ -1,5 +1,7 @@
 /* Shared reporting of the commands; see the header. */
 #include "runtime/cli/command.h"
+#include "runtime/cli/interrupt.h"
+#include "runtime/cli/progress.h"
 
 #include <errno.h>
 #include <string.h>
@@ -35,6 +37,17 @@ int command_fail(const struct sl_error *error)
     const char *message = error->message[0] ? error->message : sl_status_name(error->status);
     fprintf(stderr, "sluice: %s\n", message);
     return COMMAND_FAILED;
+}
+
+int command_work(command_work_fn work, const void *options, bool quiet)
+{
+    struct sl_error error = {0};
+    struct progress progress;
+    progress_init(&progress, quiet, true);
+    interrupt_install();
+    enum sl_status status = work(options, progress_step, &progress, &error);
+    progress_clear(&progress);
+    return status == SL_OK ? COMMAND_OK : command_fail(&error);
 }
 
 int command_flush(int exit_code)

@@ -23,6 +23,15 @@ int command_usage(const char *command, const char *message);
 /* Prints "sluice: message" and returns the exit code that goes with the status. */
 int command_fail(const struct sl_error *error);
 
+/* A piece of work on bytes that may take minutes: `options` are those of the command, and
+ * `progress` is to be called with `context` as sl.h says. */
+typedef enum sl_status (*command_work_fn)(const void *options, sl_progress_fn progress,
+                                          void *context, struct sl_error *error);
+
+/* Does it with a progress line, unless `quiet`, and stops it at Ctrl-C; a failure is reported.
+ * Returns the exit code. */
+int command_work(command_work_fn work, const void *options, bool quiet);
+
 /* Pushes what was printed to its destination: a full disk is an error, not silence. Returns
  * `exit_code`, or COMMAND_FAILED with a message. */
 int command_flush(int exit_code);

@@ -1,7 +1,5 @@
 /* `sluice pack` and `sluice verify`: the packed file of experts, written and checked. */
 #include "runtime/cli/command.h"
-#include "runtime/cli/interrupt.h"
-#include "runtime/cli/progress.h"
 
 #include <stdlib.h>
 
@@ -21,6 +19,13 @@ static const struct option_spec pack_specs[] = {
     {0},
 };
 
+static enum sl_status pack_model(const void *context, sl_progress_fn progress,
+                                 void *progress_context, struct sl_error *error)
+{
+    const struct pack_options *options = context;
+    return sl_pack(options->model, options->output, progress, progress_context, error);
+}
+
 int command_pack(int argc, char **argv)
 {
     struct pack_options options = {0};
@@ -34,14 +39,7 @@ int command_pack(int argc, char **argv)
     };
     int exit_code = COMMAND_OK;
     if (!command_parse(&command, argc, argv, &exit_code)) return exit_code;
-    struct sl_error error = {0};
-    struct progress progress;
-    progress_init(&progress, options.quiet, true);
-    interrupt_install();
-    enum sl_status status =
-        sl_pack(options.model, options.output, progress_step, &progress, &error);
-    progress_clear(&progress);
-    return status == SL_OK ? COMMAND_OK : command_fail(&error);
+    return command_work(pack_model, &options, options.quiet);
 }
 
 struct verify_options {
@@ -59,6 +57,19 @@ static const struct option_spec verify_specs[] = {
     {0},
 };
 
+static enum sl_status verify_file(const void *context, sl_progress_fn progress,
+                                  void *progress_context, struct sl_error *error)
+{
+    const struct verify_options *options = context;
+    char *path = NULL;
+    if (!options->file && asprintf(&path, "%s/experts.sluice", options->model) < 0)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for a file name");
+    enum sl_status status =
+        sl_verify(path ? path : options->file, options->model, progress, progress_context, error);
+    free(path);
+    return status;
+}
+
 int command_verify(int argc, char **argv)
 {
     struct verify_options options = {0};
@@ -75,18 +86,5 @@ int command_verify(int argc, char **argv)
     if (!command_parse(&command, argc, argv, &exit_code)) return exit_code;
     if (!options.file && !options.model)
         return command_usage(command.name, "give the packed FILE or -m DIR");
-    struct sl_error error = {0};
-    struct progress progress;
-    progress_init(&progress, options.quiet, true);
-    interrupt_install();
-    char *path = NULL;
-    if (!options.file && asprintf(&path, "%s/experts.sluice", options.model) < 0) {
-        (void)sl_error_set(&error, SL_ERR_NO_MEMORY, 0, "no memory for a file name");
-        return command_fail(&error);
-    }
-    enum sl_status status =
-        sl_verify(path ? path : options.file, options.model, progress_step, &progress, &error);
-    progress_clear(&progress);
-    free(path);
-    return status == SL_OK ? COMMAND_OK : command_fail(&error);
+    return command_work(verify_file, &options, options.quiet);
 }

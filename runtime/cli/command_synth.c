@@ -1,7 +1,5 @@
 /* `sluice synth`: a random checkpoint to try things on. */
 #include "runtime/cli/command.h"
-#include "runtime/cli/interrupt.h"
-#include "runtime/cli/progress.h"
 
 #define LAYERS_MAX 255
 
@@ -29,6 +27,14 @@ static const struct option_spec synth_specs[] = {
     {0},
 };
 
+static enum sl_status write_model(const void *context, sl_progress_fn progress,
+                                  void *progress_context, struct sl_error *error)
+{
+    const struct synth_options *options = context;
+    return sl_synth(preset_names[options->preset], options->directory, options->layers,
+                    options->seed, progress, progress_context, error);
+}
+
 int command_synth(int argc, char **argv)
 {
     struct synth_options options = {0};
@@ -42,13 +48,5 @@ int command_synth(int argc, char **argv)
     };
     int exit_code = COMMAND_OK;
     if (!command_parse(&command, argc, argv, &exit_code)) return exit_code;
-    struct sl_error error = {0};
-    struct progress progress;
-    progress_init(&progress, options.quiet, true);
-    interrupt_install();
-    enum sl_status status =
-        sl_synth(preset_names[options.preset], options.directory, options.layers, options.seed,
-                 progress_step, &progress, &error);
-    progress_clear(&progress);
-    return status == SL_OK ? COMMAND_OK : command_fail(&error);
+    return command_work(write_model, &options, options.quiet);
 }

@@ -8,7 +8,7 @@
 
 /* In the order of enum sl_io and enum sl_numerics. */
 static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
-static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", NULL};
+static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
 _Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
@@ -28,9 +28,9 @@ const struct option_spec engine_args_specs[] = {
     {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",
      .help = "prompt tokens computed at once (256)"},
     {"threads", 0, OPTION_INT, false, FIELD(threads), 1, THREADS_MAX, .value = "N",
-     .help = "threads that compute (one per core)"},
+     .help = "threads that compute (one per physical core)"},
     {"cpu-isa", 0, OPTION_CHOICE, false, FIELD(cpu_isa), .choices = isa_names, .value = "NAME",
-     .help = "instruction set of the kernels: auto, portable, avx2 or avx512 (auto)"},
+     .help = "instruction set of the kernels: auto, portable, avx2, avx512 or amx (auto)"},
     {"prefill", 0, OPTION_CHOICE, false, FIELD(prefill), .choices = prefill_names, .value = "KIND",
      .help = "exact, or fast: long prompts through OpenBLAS where that is faster (exact)"},
     {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = io_names, .value = "WAY",

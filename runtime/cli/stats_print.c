@@ -36,7 +36,8 @@ void stats_print_text(const struct generate_result *result, FILE *file)
             stats->expert_slots_total, quantity_bytes(stats->dense_bytes).text,
             quantity_bytes(stats->session_bytes).text);
     fprintf(file, "reading  %s\n", stats->io);
-    fprintf(file, "kernels  %s\n", stats->cpu_isa);
+    fprintf(file, "kernels  %s on %d thread%s, %d kept on a core each\n", stats->cpu_isa,
+            stats->threads, stats->threads == 1 ? "" : "s", stats->threads_pinned);
 }
 
 static double seconds(uint64_t elapsed_ns)
@@ -67,7 +68,7 @@ json_t *stats_print_json(const struct generate_result *result)
     const struct sl_stats *stats = &result->stats;
     uint64_t elapsed_ns = result->prompt_ns + result->decode_ns;
     return json_pack(
-        "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:I, s:I, s:s, s:s}",
+        "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:I, s:I, s:s, s:s, s:i, s:i}",
         "prompt_tokens", whole(result->prompt_tokens), "prompt_computed",
         whole(result->prompt_computed), "prompt_s", seconds(result->prompt_ns),
         "prompt_tokens_per_s", quantity_per_second(result->prompt_computed, result->prompt_ns),
@@ -76,5 +77,6 @@ json_t *stats_print_json(const struct generate_result *result)
         "first_token_s", seconds(result->first_token_ns), "stall_s", seconds(stats->stall_ns),
         "stall_share", share(stats->stall_ns, elapsed_ns), "experts",
         experts_json(stats, elapsed_ns), "dense_bytes", whole(stats->dense_bytes), "session_bytes",
-        whole(stats->session_bytes), "io", stats->io, "cpu_isa", stats->cpu_isa);
+        whole(stats->session_bytes), "io", stats->io, "cpu_isa", stats->cpu_isa, "threads",
+        (int)stats->threads, "threads_pinned", (int)stats->threads_pinned);
 }

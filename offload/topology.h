@@ -1,0 +1,43 @@
+/* The processor as workers see it: physical cores this process may use, and their NUMA nodes.
+ *
+ * Cold path, any thread, no memory of its own beyond the caller's struct. Nothing here fails: a
+ * machine that cannot be looked at counts every CPU allowed as a core, all on one node. */
+#ifndef SLUICE_OFFLOAD_TOPOLOGY_H
+#define SLUICE_OFFLOAD_TOPOLOGY_H
+
+#include "kernels/base.h"
+
+/* More cores than this are left idle. */
+#define TOPOLOGY_CORES_MAX 1024
+
+struct topology_core {
+    int32_t cpu;  /* the system's number of the core's first hardware thread that is allowed */
+    int32_t node; /* 0 .. node_count-1 */
+};
+
+struct topology {
+    struct topology_core cores[TOPOLOGY_CORES_MAX]; /* [core_count], those of a node together */
+    int32_t core_count;                             /* at least 1 */
+    int32_t node_count;                             /* nodes that have one of these cores */
+    bool known;    /* false: cores and nodes could not be told apart */
+    char text[64]; /* for the user: "8 cores on 2 nodes" */
+};
+
+/* This machine, less what the calling thread's affinity and the process's cpuset exclude. */
+void topology_detect(struct topology *out);
+
+/* The cores for `threads` workers, 1 .. core_count: all of them or some evenly spread, so that
+ * every node's memory is read at once. Fills cpus[threads] and nodes[threads], the latter with the
+ * nodes used, counted from 0. */
+void topology_place(const struct topology *topology, int32_t threads, int32_t *cpus,
+                    int32_t *nodes);
+
+/* What topology_detect makes of a machine as hwloc describes synthetic ones, such as
+ * "node:2 core:4 pu:2", with the CPUs `allowed` ("0-3,8"; NULL: all); false when either cannot be
+ * read or no CPU is left. For tests. */
+bool topology_from_synthetic(const char *description, const char *allowed, struct topology *out);
+
+/* What topology_detect falls back to. For tests. */
+void topology_from_affinity(struct topology *out);
+
+#endif
