@@ -59,14 +59,18 @@ static bool fill(uint64_t seed)
 
 bool peers_open(uint64_t seed, int32_t threads)
 {
+    static int32_t cpus[PEERS_THREADS_MAX];
+    SL_ASSERT(threads >= 1 && threads <= PEERS_THREADS_MAX);
     peers.layout = expert_layout_make(PEERS_HIDDEN, PEERS_WIDTH);
     peers.slots = arena_map(PEERS_EXPERTS * peers.layout.slot_bytes);
     peers.x = malloc(sizeof(float) * PEERS_TOKENS_MAX * PEERS_HIDDEN);
     peers.out = malloc(sizeof(float) * PEERS_TASKS * PEERS_TOKENS_MAX * PEERS_HIDDEN);
     peers.scratch = malloc(sizeof(float) * PEERS_TOKENS_MAX * 3 * PEERS_WIDTH);
     if (!peers.slots || !peers.x || !peers.out || !peers.scratch || !fill(seed)) return false;
-    return ops_cpu()->stream_create(&(struct stream_options){.threads = threads}, &peers.stream) ==
-           SL_OK;
+    struct stream_options options = {.threads = threads, .cpus = cpus};
+    for (int32_t i = 0; i < threads; i++)
+        cpus[i] = i;
+    return ops_cpu()->stream_create(&options, &peers.stream) == SL_OK;
 }
 
 const uint8_t *peers_part(int32_t part)

@@ -8,20 +8,22 @@
 
 #include "kernels/expert_layout.h"
 
-#define PEERS_HIDDEN     4096
-#define PEERS_WIDTH      2048
-#define PEERS_EXPERTS    192 /* 2.57 GB of packed weights */
-#define PEERS_TASKS      6   /* experts of one call */
-#define PEERS_TOKENS_MAX 64
-#define PEERS_LIMIT      10.0f
-#define PEERS_WEIGHT     0.5f /* of the router: a power of two, so it may be applied anywhere */
+#define PEERS_HIDDEN      4096
+#define PEERS_WIDTH       2048
+#define PEERS_EXPERTS     192 /* 2.57 GB of packed weights */
+#define PEERS_TASKS       6   /* experts of one call */
+#define PEERS_TOKENS_MAX  64
+#define PEERS_THREADS_MAX 256
+#define PEERS_LIMIT       10.0f
+#define PEERS_WEIGHT      0.5f /* of the router: a power of two, so it may be applied anywhere */
 
 /* The six published tensors of the expert (row-major, low nibble first; e8m0 scales per 32). */
 SL_API const uint8_t *peers_part(int32_t part);
 /* Activations [PEERS_TOKENS_MAX, PEERS_HIDDEN], all bf16 values. */
 SL_API const float *peers_activations(void);
 
-/* Makes the weights and a stream of `threads`; false without memory or threads. */
+/* Makes the weights and a stream of `threads`, pinned to the first CPUs; false without memory or
+ * threads. */
 SL_API bool peers_open(uint64_t seed, int32_t threads);
 /* Seconds for the next PEERS_TASKS experts on the first `tokens` activations, by the kernels of the
  * named instruction set; negative when this machine lacks it. */

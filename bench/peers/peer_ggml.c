@@ -79,6 +79,9 @@ static ggml_backend_buffer_type_t find_repacking(ggml_backend_t backend)
 bool peers_open_ggml(int32_t threads)
 {
     struct ggml_threadpool_params params = ggml_threadpool_params_default(threads);
+    params.strict_cpu = true; /* one CPU each, as ours */
+    for (int32_t i = 0; i < threads; i++)
+        params.cpumask[i] = true;
     struct ggml_threadpool *pool = ggml_threadpool_new(&params);
     peer.backend = ggml_backend_cpu_init();
     if (!pool || !peer.backend) return false;
