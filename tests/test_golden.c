@@ -13,6 +13,14 @@
 
 #define SEQUENCES_MAX 8
 
+/* ThreadSanitizer looks for races, of which a short sequence has as many as a long one, and slows
+ * this down thirtyfold. */
+#if defined(__SANITIZE_THREAD__)
+#define TOKENS_MAX 130
+#else
+#define TOKENS_MAX INT32_MAX
+#endif
+
 /* One engine on a golden checkpoint, every expert in RAM. */
 static sl_engine *open_engine(const char *directory, enum sl_numerics numerics)
 {
@@ -124,8 +132,13 @@ static void check_f32_model(const char *model)
     char *directory = golden_directory(model);
     int32_t count = golden_sequences(directory, sequences, SEQUENCES_MAX);
     sl_engine *engine = open_engine(directory, SL_NUMERICS_F32);
-    int compared = 0;
+    int compared = 0, sequences_run = 0;
     for (int32_t s = 0; s < count; s++) {
+        if (sequences[s].count > TOKENS_MAX) {
+            free(sequences[s].ids);
+            continue;
+        }
+        sequences_run++;
         struct run run = run_sequence(engine, &sequences[s]);
         const float *ours[] = {run.prefill, run.decode, run.mtp};
         for (size_t n = 0; n < SL_COUNT_OF(names); n++) {
@@ -147,7 +160,7 @@ static void check_f32_model(const char *model)
         free_run(&run);
         free(sequences[s].ids);
     }
-    assert_true(compared >= 2 * count);
+    assert_true(sequences_run >= 3 && compared >= 2 * sequences_run);
     sl_engine_close(engine);
     free(directory);
 }
@@ -242,6 +255,10 @@ static void check_exact_model(const char *model)
         assert_non_null(pools[v].rms);
     }
     for (int32_t s = 0; s < count; s++) {
+        if (sequences[s].count > TOKENS_MAX) {
+            free(sequences[s].ids);
+            continue;
+        }
         struct run run = run_sequence(engine, &sequences[s]);
         const float *ours[] = {run.prefill, run.decode, run.mtp};
         for (size_t n = 0; n < SL_COUNT_OF(names); n++) {
