@@ -86,6 +86,11 @@ static bool open_bench(struct disk_bench *bench, const struct bench_options *opt
     };
     if (expert_store_create(&store, &bench->store, &error) != SL_OK) return fail(error.message);
     fprintf(stderr, "%s\n", expert_store_describe_io(bench->store));
+    /* With every expert in memory there would be none left to read. */
+    struct expert_store_stats stats;
+    expert_store_stats_get(bench->store, &stats);
+    if (stats.slots >= bench->source.experts)
+        return fail("--file fits in the slots: name a larger one, or lower --depth");
     return true;
 }
 
