@@ -114,9 +114,16 @@ out:
     return found;
 }
 
+/* Without the kernel's description of the processors, as in a bare chroot, hwloc would complain to
+ * the user's terminal and know no more than the affinity does. */
+static bool machine_is_described(void)
+{
+    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || getenv("HWLOC_SYNTHETIC");
+}
+
 void topology_detect(struct topology *out)
 {
-    if (!look(NULL, NULL, out)) topology_from_affinity(out);
+    if (!machine_is_described() || !look(NULL, NULL, out)) topology_from_affinity(out);
 }
 
 bool topology_from_synthetic(const char *description, const char *allowed, struct topology *out)
