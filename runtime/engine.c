@@ -4,7 +4,6 @@
 #include "offload/topology.h"
 #include "runtime/pack.h"
 
-#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -1,6 +1,7 @@
 /* Helpers of the op tests; see the header. */
 #include "tests/support_ops.h"
 
+#include "kernels/cpu_isa.h"
 #include "kernels/lowp.h"
 
 #include <math.h>
@@ -187,4 +188,15 @@ void ops_test_kv_row(const uint8_t *row, double *x)
         x[i] = ops_test_e4m3_value(row[i]) * ops_test_e8m0_value(row[200 + i / 64]);
     for (int i = 0; i < 8; i++)
         x[200 + i] = (double)bf16_decode((uint16_t)(row[204 + 2 * i] | row[204 + 2 * i + 1] << 8));
+}
+
+void ops_test_each_variant(void (*check)(const struct ops *ops))
+{
+    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
+        if (!cpu_isa_supported((enum cpu_isa)isa)) {
+            print_message("this processor has no %s\n", cpu_isa_name((enum cpu_isa)isa));
+            continue;
+        }
+        check(ops_cpu_isa((enum cpu_isa)isa));
+    }
 }

@@ -22,6 +22,9 @@ uint8_t *ops_test_random_bytes(uint64_t *seed, size_t count, uint32_t first, uin
 /* A stream that lives until ops_test_teardown. */
 struct stream *ops_test_stream(int32_t threads);
 
+/* Calls check with the op table of every instruction set this processor has; names the others. */
+void ops_test_each_variant(void (*check)(const struct ops *ops));
+
 /* cmocka teardown: releases all of the above. */
 int ops_test_teardown(void **state);
 

@@ -107,17 +107,6 @@ static void check_attention(const struct ops *ops, const struct attention_case *
     ops_test_teardown(NULL);
 }
 
-static void for_each_variant(void (*check)(const struct ops *))
-{
-    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
-        if (!cpu_isa_supported((enum cpu_isa)isa)) {
-            print_message("this processor has no %s\n", cpu_isa_name((enum cpu_isa)isa));
-            continue;
-        }
-        check(ops_cpu_isa((enum cpu_isa)isa));
-    }
-}
-
 static void check_attentions(const struct ops *ops)
 {
     static const struct attention_case cases[] = {
@@ -139,7 +128,7 @@ static void check_attentions(const struct ops *ops)
 static void attention_agrees_and_depends_on_the_token_alone(void **state)
 {
     (void)state;
-    for_each_variant(check_attentions);
+    ops_test_each_variant(check_attentions);
 }
 
 static void check_indexer(const struct ops *ops, const struct row_format *format, int32_t heads,
@@ -207,7 +196,7 @@ static void check_indexers(const struct ops *ops)
 static void indexers_agree(void **state)
 {
     (void)state;
-    for_each_variant(check_indexers);
+    ops_test_each_variant(check_indexers);
 }
 
 int main(void)

@@ -118,17 +118,6 @@ static void check_case(const struct ops *ops, const struct linear_case *test)
     ops_test_teardown(NULL);
 }
 
-static void for_each_variant(void (*check)(const struct ops *))
-{
-    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
-        if (!cpu_isa_supported((enum cpu_isa)isa)) {
-            print_message("this processor has no %s\n", cpu_isa_name((enum cpu_isa)isa));
-            continue;
-        }
-        check(ops_cpu_isa((enum cpu_isa)isa));
-    }
-}
-
 static void check_shapes(const struct ops *ops)
 {
     static const int32_t shapes[][4] = {
@@ -157,7 +146,7 @@ static void check_shapes(const struct ops *ops)
 static void sums_agree_and_depend_on_row_and_token_alone(void **state)
 {
     (void)state;
-    for_each_variant(check_shapes);
+    ops_test_each_variant(check_shapes);
 }
 
 static void check_extremes(const struct ops *ops)
@@ -182,7 +171,7 @@ static void check_extremes(const struct ops *ops)
 static void extremes_agree(void **state)
 {
     (void)state;
-    for_each_variant(check_extremes);
+    ops_test_each_variant(check_extremes);
 }
 
 /* One column at a time: row c of the weight holds code c. */
@@ -215,7 +204,7 @@ static void check_codes(const struct ops *ops)
 static void every_code_is_decoded_exactly(void **state)
 {
     (void)state;
-    for_each_variant(check_codes);
+    ops_test_each_variant(check_codes);
 }
 
 int main(void)
