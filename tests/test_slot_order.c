@@ -1,6 +1,6 @@
 /* labels: unit */
 /* The order of eviction equals that of a plain list, whatever the sequence of calls. */
-#include "offload/residency.h"
+#include "offload/slot_order.h"
 
 #include "tests/support.h"
 
@@ -20,25 +20,25 @@ static void test_the_victim_is_the_candidate_touched_longest_ago(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 5; seed++) {
-        struct residency residency;
+        struct slot_order order;
         struct sl_error error;
         uint64_t touched[SLOTS] = {0}, random = seed;
-        assert_int_equal(residency_init(&residency, SLOTS, &error), SL_OK);
-        assert_int_equal(residency_victim(&residency), -1);
+        assert_int_equal(slot_order_init(&order, SLOTS, &error), SL_OK);
+        assert_int_equal(slot_order_victim(&order), -1);
         for (uint64_t step = 1; step <= STEPS; step++) {
             int32_t slot = (int32_t)test_random_below(&random, SLOTS);
             if (test_random_below(&random, 2)) {
-                residency_touch(&residency, slot);
+                slot_order_touch(&order, slot);
                 touched[slot] = step;
             } else {
-                residency_forget(&residency, slot);
+                slot_order_forget(&order, slot);
                 touched[slot] = 0;
             }
-            residency_check(&residency);
-            assert_int_equal(residency_victim(&residency), oracle_victim(touched));
-            assert_int_equal(residency_is_candidate(&residency, slot), touched[slot] > 0);
+            slot_order_check(&order);
+            assert_int_equal(slot_order_victim(&order), oracle_victim(touched));
+            assert_int_equal(slot_order_is_candidate(&order, slot), touched[slot] > 0);
         }
-        residency_deinit(&residency);
+        slot_order_deinit(&order);
     }
 }
 
