@@ -5,11 +5,12 @@
  * slot, stream to the device and run there, compute on the CPU where it lies in RAM, or read from
  * disk and then either.
  *
- * The model: four lanes (disk, up, CPU, device) that do one thing at a time, in the order given by
- * the decisions; what the device has runs first, what streams runs as it lands. When both the link
- * and the CPU are used, both take their shared times. Up to DISPATCH_EXACT_MAX experts that have a
- * choice are tried in every combination; beyond that a prefix search over experts ordered by what
- * the CPU would take for them, then single swaps. */
+ * The model: four lanes (disk, up, CPU, device) that do one thing at a time. Reads end one after
+ * the other; what the device has runs first, what streams runs as it lands; on each lane those come
+ * first that can start first, then those with more tokens. When both the link and the CPU are used,
+ * both take their shared times. Up to DISPATCH_EXACT_MAX experts that have a choice are tried in
+ * every combination; beyond that every prefix of the experts with the most tokens is streamed, and
+ * the best improved by single changes. */
 #ifndef SLUICE_OFFLOAD_DISPATCH_H
 #define SLUICE_OFFLOAD_DISPATCH_H
 
@@ -17,6 +18,7 @@
 
 #define DISPATCH_EXPERTS_MAX 4096 /* of a layer */
 #define DISPATCH_EXACT_MAX   6
+#define DISPATCH_IMPROVE_MAX 64 /* experts with a choice; beyond, the best prefix stands */
 
 enum dispatch_place { DISPATCH_AT_DISK, DISPATCH_AT_HOST, DISPATCH_AT_DEVICE };
 
@@ -42,35 +44,32 @@ struct dispatch_lanes {
     int32_t disk_in_flight; /* reads, ours not counted */
 };
 
-/* What the caller forbids: a lane that --explain or a test switches off. */
+/* ALWAYS_*: for comparison; an expert that cannot go that way goes the other. */
 enum dispatch_rule { DISPATCH_BEST, DISPATCH_ALWAYS_STREAM, DISPATCH_ALWAYS_CPU };
 
 struct dispatch_problem {
     const struct rates *rates;
     const struct dispatch_expert *experts; /* [count] */
     int32_t count;                         /* 0 .. DISPATCH_EXPERTS_MAX */
-    int32_t streams_max;                   /* slots that may be streamed into; 0: none */
+    int32_t streams_max; /* slots that may be streamed into, if the CPU can take the rest */
     struct dispatch_lanes lanes;
     enum dispatch_rule rule;
 };
 
 struct dispatch_decision {
     enum dispatch_choice choice;
-    int32_t order;    /* among those of the same lane, from 0: CPU computes, link streams */
-    int64_t ready_ns; /* bytes where they are computed, from now */
-    int64_t start_ns, finish_ns; /* of the computation */
+    int32_t order;     /* among those of the same lane, from 0: RUN, streams, CPU */
+    int64_t ready_ns;  /* bytes where they are computed, from now */
+    int64_t start_ns;  /* of the computation */
+    int64_t finish_ns; /* likewise */
 };
 
-/* Fills decisions [count] and returns when the last is finished, ns from now; -1 when some expert
- * can be computed nowhere (no usable lane). */
+/* Fills decisions [count] and returns when the last is finished, ns from now; 0 for no experts, -1
+ * when some expert can be computed nowhere, no usable lane leading there. */
 int64_t dispatch_choose(const struct dispatch_problem *problem,
                         struct dispatch_decision *decisions);
 
-/* When these choices (decisions[].choice and .order) would be finished; fills the times. -1 when
- * they cannot be done. For tests and for --explain. */
-int64_t dispatch_evaluate(const struct dispatch_problem *problem,
-                          struct dispatch_decision *decisions);
-
+/* "device", "stream", "cpu", "read+stream", "read+cpu". */
 const char *dispatch_choice_name(enum dispatch_choice choice);
 
 #endif

@@ -9,8 +9,10 @@
  * For every expert a few counts of its uses are kept that halve after HEAT_HALF_LIVES tokens each.
  * Their weighted sum is the expected number of uses per token, the intensity of a self-exciting
  * (Hawkes) process whose kernel is a sum of exponentials (Hawkes, Biometrika 58, 1971). The weights
- * are those of a least-squares fit, made online, of what was used afterwards: they adapt to how
- * fast topics change. */
+ * are those of a least-squares fit, a layer each and made online, of what was used afterwards: they
+ * adapt to how fast topics change. Residuals are weighted by one over the expected rate, as counts
+ * vary by as much as they are; so that the rarely used experts, among whom the victims are, count
+ * as much as the popular ones. */
 #ifndef SLUICE_OFFLOAD_HEAT_H
 #define SLUICE_OFFLOAD_HEAT_H
 
@@ -28,22 +30,35 @@
 #define HEAT_EXPERTS_MAX     4096
 #define HEAT_PROFILE_VERSION 1
 
+/* The fit looks this many tokens ahead, by half. Not one of HEAT_HALF_LIVES. */
+#define HEAT_HORIZON       16
+#define HEAT_FIT_STRIDE    16   /* tokens between samples of the products */
+#define HEAT_SOLVE_STRIDE  256  /* tokens between solutions */
+#define HEAT_FIT_TOKENS    4000 /* half-life of what the fit remembers */
+#define HEAT_GROWTH_STRIDE 8
+#define HEAT_EPOCH_TOKENS  256 /* counts are kept as of an epoch at most this old */
+
+/* Of one layer. */
 struct heat_fit {
-    double gram[HEAT_TERMS][HEAT_TERMS]; /* decayed sums of products of terms */
-    double future[HEAT_TERMS];           /* decayed sums of terms times uses that followed */
-    float weights[HEAT_TERMS];           /* uses per token of one unit of each term */
-    int64_t tokens;                      /* seen so far */
+    double gram[HEAT_TERMS][HEAT_TERMS]; /* sums of products of counts */
+    double future[HEAT_TERMS];           /* sums of counts times the uses that followed */
+    float weights[HEAT_TERMS];           /* uses per token for one counted use */
+    int64_t tokens;                      /* since the layer's first use */
+    int64_t sampled, solved;             /* of these, at the last sample and solution */
 };
 
 struct heat {
     int32_t layers, experts;
     int64_t token_clock; /* of the latest use */
-    /* [HEAT_TERMS][layers * experts]: counts as they would be at the layer's epoch. */
-    float *terms[HEAT_TERMS];
-    int64_t *last_use;    /* [layers * experts], HEAT_NEVER */
-    int64_t *layer_epoch; /* [layers] */
-    int64_t *layer_clock; /* [layers]: of the layer's latest use */
-    struct heat_fit fit;
+    /* [HEAT_TERMS][layers * experts]: decayed counts, times 2^(age of the epoch / half-life). The
+     * last array, of half-life HEAT_HORIZON, serves the fit. */
+    float *counts[HEAT_TERMS + 1];
+    int64_t *last_use;     /* [layers * experts], HEAT_NEVER */
+    int64_t *layer_epoch;  /* [layers] */
+    int64_t *layer_clock;  /* [layers]: of the layer's latest use */
+    struct heat_fit *fits; /* [layers] */
+    double decays[HEAT_TERMS + 1];
+    float *growth; /* [HEAT_EPOCH_TOKENS + 1, HEAT_GROWTH_STRIDE]: 2^(age / half-life) by term */
 };
 
 /* No uses yet. SL_ERR_ARGUMENT out of bounds, SL_ERR_NO_MEMORY. */
@@ -61,19 +76,29 @@ int64_t heat_last_use(const struct heat *heat, int32_t expert_idx);
 float heat_count(const struct heat *heat, int32_t expert_idx, int32_t term);
 /* Expected uses per token from now on; comparable with the probability of a guess. */
 float heat_rate(const struct heat *heat, int32_t expert_idx);
-/* The same for all experts of a layer, out [experts]. */
-void heat_layer_rates(const struct heat *heat, int32_t layer, float *out);
+/* rate = sum over terms of scale[term] * counts[term][expert_idx] for every expert of the layer, at
+ * the clock of now: for scans. */
+void heat_layer_scales(const struct heat *heat, int32_t layer, float scales[HEAT_TERMS]);
 
-/* The profile file: 64 bytes of head (magic "SLHEAT\0\0", u32 version, u32 layers, u32 experts, u32
- * terms, u64 fingerprint of the model, f32 weights [HEAT_TERMS], zeros, u64 XXH3-64 of all other
- * bytes last), then f32 counts [HEAT_TERMS, layers, experts] as of the save; little-endian. */
+/* The profile file, little-endian: 128 bytes of head
+ *
+ *      0  char[8] magic "SLHEAT" and two zeros
+ *      8  u32 version, u32 layers, u32 experts of a layer, u32 terms
+ *     24  u64 fingerprint of the model
+ *     32  u64 XXH3-64 of the body
+ *     40  zeros
+ *    120  u64 XXH3-64 of the 120 bytes before
+ *
+ * then the body: f32 weights [layers, terms] and f32 counts [terms, layers, experts] as of the
+ * save. heat_profile.c writes and reads it. */
+#define HEAT_PROFILE_HEAD_BYTES 128
 
-/* Replaces `path` as a whole; SL_ERR_IO, SL_ERR_NO_MEMORY. */
+/* Writes beside `path` and renames; SL_ERR_IO, SL_ERR_NO_MEMORY. */
 SL_MUST_USE enum sl_status heat_save(const struct heat *heat, const char *path,
                                      uint64_t fingerprint, struct sl_error *error);
-/* Sets the counts and weights as saved, as if saved at the clock of now; for a fresh heat. On
+/* Sets counts and weights of a heat without uses as they were saved, and as if saved just now. On
  * failure nothing changes: SL_ERR_IO; SL_ERR_FORMAT: no profile, cut short, or of another model,
- * with what differs; SL_ERR_CHECKSUM; SL_ERR_UNSUPPORTED: another version. */
+ * saying what differs; SL_ERR_CHECKSUM: damaged; SL_ERR_UNSUPPORTED: another version. */
 SL_MUST_USE enum sl_status heat_load(struct heat *heat, const char *path, uint64_t fingerprint,
                                      struct sl_error *error);
 /* heat_load from memory; `name` for messages. */

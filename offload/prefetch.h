@@ -3,13 +3,13 @@
  * Pure: no clock, file or thread; one owner. One queue a link, of guesses ordered by worth. The
  * owner says where decode is (prefetch_visit), offers guesses, asks for the next one whenever a
  * link has nothing demanded to do, and reports what became of it. Rules: demand first (the owner
- * does not ask while demand waits); a guess dies when its layer has passed; none starts that cannot
- * arrive in time or that is less likely than what it would evict; few are in flight at once; and
- * the queue believes its guesses only as far as they came true, down to none at all but for a trial
- * now and then.
+ * does not ask while demand waits); a guess dies when its layer has passed; none starts that is
+ * less likely than what it would evict; few are in flight at once; and the queue believes its
+ * guesses only as far as they came true, down to none at all but for a trial now and then.
  *
- * A visit is one layer of one pass: token_clock * layers + layer. Worth is probability (corrected
- * by experience) times what a miss would cost; all items of a link are equally large. */
+ * A visit is one layer of one pass: token_clock * layers + layer. The worth of a guess is its
+ * probability, corrected by experience, times the part of its transfer that is over when its layer
+ * is reached; every item of a link is equally large and equally dear when missed. */
 #ifndef SLUICE_OFFLOAD_PREFETCH_H
 #define SLUICE_OFFLOAD_PREFETCH_H
 
@@ -40,17 +40,18 @@ struct prefetch_counts {
     uint64_t useful;  /* there when its layer came, and used */
     uint64_t late;    /* used, but still on its way or waiting */
     uint64_t wasted;  /* its layer passed without using it */
-    uint64_t dropped; /* never started: died, crowded out, not worth it */
+    uint64_t dropped; /* never started: its layer came first, or a full queue */
 };
 
+/* A guess that has been started, until its layer has passed and its transfer ended. */
 struct prefetch_entry {
     struct prefetch_guess guess;
-    bool in_flight, arrived;
+    bool in_flight, settled; /* settled: counted as useful, late or wasted */
 };
 
 struct prefetch_queue {
-    struct prefetch_entry waiting[PREFETCH_QUEUE_MAX]; /* no order; [waiting_count] */
-    struct prefetch_entry started[PREFETCH_QUEUE_MAX]; /* until their layer passed */
+    struct prefetch_guess waiting[PREFETCH_QUEUE_MAX]; /* [waiting_count], in no order */
+    struct prefetch_entry started[PREFETCH_QUEUE_MAX]; /* [started_count], in no order */
     int32_t waiting_count, started_count, flight_count;
     double hoped, came; /* decayed sums: probabilities given, uses seen */
     int64_t trial_visit;
@@ -59,7 +60,8 @@ struct prefetch_queue {
 struct prefetch {
     struct prefetch_options options;
     int64_t visit;
-    double visit_ns; /* smoothed time between visits */
+    double visit_ns; /* smoothed time between visits; 0: not known yet */
+    int64_t last_ns; /* of the last visit, or -1 */
     struct prefetch_queue queues[PREFETCH_LINKS];
     struct prefetch_counts *counts; /* [layers] */
 };

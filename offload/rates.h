@@ -28,20 +28,19 @@ enum rates_lane {
 /* Observations that move an estimate half of the way. */
 #define RATES_HALF_LIFE 16
 
-/* One lane: an expert takes fixed_ns + max(bytes / rate, tokens * token_ns). */
+/* One lane: an expert takes fixed_ns + the longer of bytes / rate and tokens * token_ns. */
 struct rate {
-    double bytes_per_second; /* 0: there is no such lane */
-    double shared_bytes_per_second;
-    double fixed_ns; /* per expert: launch, hand-over */
-    double token_ns; /* arithmetic of one token with one expert */
-    double layer_ns; /* once per layer that uses the lane at all: synchronisation */
+    double bytes_per_second;        /* 0: there is no such lane */
+    double shared_bytes_per_second; /* while another lane reads the same memory */
+    double fixed_ns;                /* per expert: launch, hand-over */
+    double token_ns;                /* arithmetic of one token with one expert */
+    double layer_ns;                /* once per layer that uses the lane at all: synchronisation */
 };
 
 struct rates_profile {
     uint64_t expert_bytes;
     struct rate lanes[RATES_LANES];
     double disk_bytes_per_second[RATES_DISK_DEPTHS]; /* in all, by reads in flight */
-    double cap_bytes_per_second; /* up and CPU together; 0: the sum of their shared rates */
 };
 
 struct rates {
@@ -56,11 +55,25 @@ struct rates {
 SL_MUST_USE enum sl_status rates_init(struct rates *rates, const struct rates_profile *profile,
                                       struct sl_error *error);
 
-/* Fills a profile with careful defaults for an expert of `expert_bytes`: lanes 0 where the rate
- * given is 0. bytes/s each. */
+/* The plain figures of a machine, bytes/s; 0 where there is no such lane. */
+struct rates_machine {
+    double device, link, cpu, disk;
+    double memory; /* link and CPU together; 0: their sum */
+};
+
+/* Fills a profile from these, with RATES_* overheads below. Where link and CPU together would
+ * exceed `memory`, the link keeps its rate and the CPU gets the rest, but no less than half of its
+ * own. */
 void rates_profile_make(struct rates_profile *profile, uint64_t expert_bytes,
-                        double device_bytes_per_second, double link_bytes_per_second,
-                        double cpu_bytes_per_second, double disk_bytes_per_second);
+                        const struct rates_machine *machine);
+
+/* Assumed where nothing was measured. */
+#define RATES_DEVICE_LAYER_NS 0.0
+#define RATES_UP_LAYER_NS     5000.0  /* submission and the event that ends it */
+#define RATES_CPU_LAYER_NS    10000.0 /* hand-over of activations and sums, waking workers */
+#define RATES_CPU_TOKEN_NS    60000.0 /* 25 million multiply-adds at 420 Gflop/s on 16 cores */
+#define RATES_DEVICE_TOKEN_NS 500.0
+#define RATES_DISK_FIXED_NS   80000.0 /* until the first byte */
 
 /* Whether the lane exists and works. */
 bool rates_usable(const struct rates *rates, enum rates_lane lane);
