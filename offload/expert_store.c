@@ -4,7 +4,7 @@
 
 #include "offload/expert_fetch.h"
 #include "offload/expert_plan.h"
-#include "offload/residency.h"
+#include "offload/slot_order.h"
 #include "offload/slot_pool.h"
 
 /* What the store knows of a slot beyond the pool. */
@@ -19,7 +19,7 @@ struct expert_store {
     int32_t expert_count; /* layers * experts */
     int32_t *slot_of;     /* [expert_count], -1: neither resident nor on its way */
     struct slot_pool pool;
-    struct residency residency;
+    struct slot_order residency;
     struct store_slot *slots; /* [pool.count] */
     struct expert_fetcher *fetcher;
     int32_t queue_first, queue_last; /* demanded slots whose read waits for its turn, or -1 */
@@ -76,7 +76,7 @@ static enum sl_status make_tables(struct expert_store *store, struct sl_error *e
                             (int)store->expert_count);
     for (int32_t i = 0; i < store->expert_count; i++)
         store->slot_of[i] = -1;
-    return residency_init(&store->residency, store->pool.count, error);
+    return slot_order_init(&store->residency, store->pool.count, error);
 }
 
 enum sl_status expert_store_create(const struct expert_store_options *options,
@@ -126,7 +126,7 @@ void expert_store_destroy(struct expert_store *store)
     if (!store) return;
     SL_ASSERT(store->pool.pinned_count == 0);
     expert_fetcher_destroy(store->fetcher); /* first: reads in flight write into slots */
-    residency_deinit(&store->residency);
+    slot_order_deinit(&store->residency);
     slot_pool_deinit(&store->pool);
     free(store->slots);
     free(store->slot_of);
@@ -167,7 +167,7 @@ static void queue_remove(struct expert_store *store, int32_t slot)
 static void pin(struct expert_store *store, int32_t slot)
 {
     slot_pool_pin(&store->pool, slot);
-    residency_forget(&store->residency, slot);
+    slot_order_forget(&store->residency, slot);
 }
 
 /* The last pin gone, a READY slot may be evicted, and a read that has not started is not wanted any
@@ -176,7 +176,7 @@ static void unpin(struct expert_store *store, int32_t slot)
 {
     const struct slot *pooled = &store->pool.slots[slot];
     if (slot_pool_unpin(&store->pool, slot) > 0) return;
-    if (pooled->state == SLOT_READY) residency_touch(&store->residency, slot);
+    if (pooled->state == SLOT_READY) slot_order_touch(&store->residency, slot);
     if (store->slots[slot].queued) {
         SL_ASSERT(pooled->state == SLOT_READING);
         queue_remove(store, slot);
@@ -190,12 +190,12 @@ static int32_t take_slot(struct expert_store *store, int32_t expert_idx)
 {
     SL_ASSERT(store->slot_of[expert_idx] < 0);
     if (store->pool.free_count == 0) {
-        int32_t victim = residency_victim(&store->residency);
+        int32_t victim = slot_order_victim(&store->residency);
         if (victim < 0) return -1;
         int32_t owner = store->pool.slots[victim].owner;
         SL_ASSERT(store->slot_of[owner] == victim);
         store->slot_of[owner] = -1;
-        residency_forget(&store->residency, victim);
+        slot_order_forget(&store->residency, victim);
         slot_pool_put(&store->pool, victim);
         store->evictions++;
     }
@@ -244,7 +244,7 @@ static void settle(struct expert_store *store, struct expert_fetch *fetch)
     enum sl_status status = expert_fetcher_finish(store->fetcher, fetch);
     if (status == SL_OK) {
         slot_pool_advance(&store->pool, slot, SLOT_READY);
-        if (store->pool.slots[slot].pins == 0) residency_touch(&store->residency, slot);
+        if (store->pool.slots[slot].pins == 0) slot_order_touch(&store->residency, slot);
     } else {
         store->slots[slot].status = status;
         store->slot_of[expert_idx] = -1; /* the next acquire tries again */
@@ -478,13 +478,13 @@ void expert_store_check(const struct expert_store *store)
 {
     int32_t owned = 0, found = 0, queued = 0, listed = 0, reading = 0, prev = -1;
     slot_pool_check(&store->pool);
-    residency_check(&store->residency);
+    slot_order_check(&store->residency);
     expert_fetcher_check(store->fetcher);
     for (int32_t i = 0; i < store->pool.count; i++) {
         const struct slot *slot = &store->pool.slots[i];
         bool evictable = slot->state == SLOT_READY && slot->pins == 0;
         SL_ASSERT(slot->state != SLOT_STAGED); /* only within a turn */
-        SL_ASSERT(residency_is_candidate(&store->residency, i) == evictable);
+        SL_ASSERT(slot_order_is_candidate(&store->residency, i) == evictable);
         SL_ASSERT(!store->slots[i].queued || (slot->state == SLOT_READING && slot->pins > 0));
         queued += store->slots[i].queued;
         reading += slot->state == SLOT_READING;
