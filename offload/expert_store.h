@@ -13,11 +13,13 @@
 #include "kernels/base.h"
 #include "kernels/device.h"
 #include "offload/clock.h"
+#include "offload/dispatch.h"
 #include "offload/io.h"
+#include "offload/prefetch.h"
+#include "offload/residency.h"
 
-#define EXPERT_SEGMENTS_MAX       6
-#define EXPERT_DEPTH_MAX          64
-#define EXPERT_PREFETCH_QUEUE_MAX 64 /* hints that wait for a read; older ones are dropped */
+#define EXPERT_SEGMENTS_MAX 6
+#define EXPERT_DEPTH_MAX    64
 /* Transient failures in a row before a read counts as failed. */
 #define EXPERT_READ_RETRIES_MAX 16
 /* Sentences about degraded service that are kept. */
@@ -66,6 +68,13 @@ enum expert_lane { EXPERT_LANE_CPU, EXPERT_LANE_DEVICE, EXPERT_LANES };
  * host slot. AUTO: inclusive where RAM holds every expert, else exclusive. */
 enum expert_sharing { EXPERT_SHARING_AUTO, EXPERT_EXCLUSIVE, EXPERT_INCLUSIVE };
 
+/* Whether a device tier beside so many host slots for so many experts is exclusive of them. */
+static inline bool expert_sharing_is_exclusive(enum expert_sharing sharing, int32_t host_slots,
+                                               int32_t experts)
+{
+    return sharing == EXPERT_EXCLUSIVE || (sharing == EXPERT_SHARING_AUTO && host_slots < experts);
+}
+
 struct expert_store_options {
     const struct expert_source *source;
     uint64_t ram_bytes; /* hard bound on slots and staging together */
@@ -76,6 +85,14 @@ struct expert_store_options {
     struct device *device;            /* borrowed; NULL: no device tier */
     uint64_t device_bytes;            /* hard bound on device slots */
     enum expert_sharing sharing;
+    enum residency_policy policy;
+    int32_t prefetch_max; /* guesses under way at once on a link; 0: depth, below 0: none */
+    enum dispatch_rule rule;
+    const struct rates_profile *rates; /* measured; NULL: defaults, corrected in service */
+    const char
+        *profile_path;    /* heat of earlier runs; NULL: none. One that cannot be used is noted */
+    uint64_t fingerprint; /* of the model, which the profile must be of */
+    uint64_t patience_ns; /* with a disk or a lane that does not move; 0: two seconds */
     struct clock clock;
 };
 
@@ -93,6 +110,7 @@ struct expert_view {
     enum sl_status status; /* of a FAILED view */
     int32_t tokens;        /* as given to acquire */
     enum expert_tier from; /* where the bytes were when it was acquired */
+    uint64_t acquired_ns;  /* by the store's clock */
     uint64_t predicted_ns; /* when the store expected it to be READY, from the acquire on */
     uint64_t ready_ns;     /* and when it was; 0 while PENDING, or READY at once */
 };
@@ -118,11 +136,12 @@ struct expert_store_stats {
     enum expert_sharing sharing;
 };
 
-/* What became of guesses. */
+/* What became of guesses about a layer, on all links. */
 struct expert_guess_stats {
-    uint64_t useful; /* there when the router asked */
-    uint64_t late;   /* still on its way, or waiting, when the router asked */
-    uint64_t wasted; /* moved, and evicted or outlived unused */
+    uint64_t useful;  /* there when the router asked */
+    uint64_t late;    /* still on its way, or waiting, when the router asked */
+    uint64_t wasted;  /* moved, and its layer passed without asking */
+    uint64_t dropped; /* never started: died, crowded out, or not worth it */
 };
 
 /* An expert that may be asked for. */
@@ -192,6 +211,10 @@ const char *expert_store_describe_memory(const struct expert_store *store);
 void expert_store_stats_get(const struct expert_store *store, struct expert_store_stats *out);
 void expert_store_guess_stats_get(const struct expert_store *store, int32_t layer,
                                   struct expert_guess_stats *out);
+
+/* The store's own, for those who load, save, observe or explain; valid as long as the store. */
+struct heat *expert_store_heat(struct expert_store *store);
+struct rates *expert_store_rates(struct expert_store *store);
 
 /* Asserts every invariant: no slot with two owners, states and pins consistent, lists whole, reads
  * and copies in flight accounted for, budgets kept. */

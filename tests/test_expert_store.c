@@ -29,6 +29,7 @@ struct world {
     struct group groups[GROUPS_MAX];
     int32_t slots, pinned;
     uint64_t state, views, failed_views;
+    int64_t token_clock;
     bool faults_expected;
 };
 
@@ -128,10 +129,15 @@ static void run_steps(struct world *world, int32_t steps)
         case 6: {
             int32_t count = (int32_t)test_random_below(&world->state, GROUP_MAX + 1);
             choose_refs(world, refs, count);
-            test_guess(world->store, refs, count);
+            test_guess(world->store, refs, count, world->token_clock + 2);
             break;
         }
-        default: expert_store_poll(world->store); break;
+        default:
+            world->token_clock += test_random_below(&world->state, 2);
+            expert_store_layer(world->store, world->token_clock,
+                               (int32_t)test_random_below(&world->state, LAYERS), 1);
+            expert_store_poll(world->store);
+            break;
         }
         expert_store_check(world->store);
         check_stats(world);
@@ -291,6 +297,7 @@ static void test_the_least_recently_used_expert_gives_way(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 3, 2, &(struct io_sim_plan){0});
     for (size_t i = 0; i < SL_COUNT_OF(order); i++) {
+        expert_store_layer(fixture.store, (int64_t)i, 0, 1);
         acquire_and_wait(fixture.store, order[i], &view);
         expert_store_release(fixture.store, &view, 1);
     }
@@ -354,7 +361,7 @@ static void test_prefetched_experts_are_hits_and_pinned_ones_stay(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 2, 4, &(struct io_sim_plan){0});
     acquire_and_wait(fixture.store, 0, &view);
-    test_guess(fixture.store, refs, 1);
+    test_guess(fixture.store, refs, 1, 1);
     for (int i = 0; i < 4; i++)
         expert_store_poll(fixture.store);
     assert_true(expert_store_is_resident(fixture.store, refs[0]));
@@ -362,7 +369,7 @@ static void test_prefetched_experts_are_hits_and_pinned_ones_stay(void **state)
     expert_store_stats_get(fixture.store, &stats);
     assert_int_equal(stats.hits, 1);
     assert_int_equal(stats.misses, 1);
-    test_guess(fixture.store, refs, 3); /* every slot is pinned: nothing may move */
+    test_guess(fixture.store, refs, 3, 1); /* every slot is pinned: nothing may move */
     for (int i = 0; i < 8; i++)
         expert_store_poll(fixture.store);
     assert_true(expert_store_is_resident(fixture.store, ref_of(0)));

@@ -17,7 +17,7 @@ static struct expert_store_options options_of(const struct test_experts *experts
     return (struct expert_store_options){
         .source = &experts->source,
         .ram_bytes = 1 << 20,
-        .slots_min = 4,
+        .slots_min = 8, /* all: a smaller arena will not do */
         .depth = 3,
         .io = kind,
         .io_override = override,
@@ -65,7 +65,8 @@ static void use_store(struct expert_store *store, int rounds)
         for (int32_t i = 0; i < 3; i++)
             refs[i] = (struct expert_ref){.layer = (int32_t)test_random_below(&random, 2),
                                           .expert = (int32_t)test_random_below(&random, 4)};
-        test_guess(store, refs, 2);
+        expert_store_layer(store, round, 0, 1);
+        test_guess(store, refs, 2, round + 1);
         if (expert_store_acquire(store, refs, NULL, 3, views) != SL_OK) fail_msg("busy");
         for (int i = 0; i < 3; i++)
             expert_store_wait(store, views, 3);
