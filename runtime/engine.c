@@ -87,6 +87,8 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
                                          .device_bytes = engine->budget.device_bytes,
                                          .sharing = (enum expert_sharing)options->tiers,
                                          .rule = overrides->rule,
+                                         .policy = overrides->policy,
+                                         .clock = overrides->clock,
                                          .prefetch_max = overrides->prefetch_max,
                                          .patience_ns = overrides->patience_ns,
                                          .ram_bytes = engine->budget.expert_ram_bytes,

@@ -35,6 +35,8 @@ struct engine_overrides {
     struct device *device;   /* NULL: the options'; else theirs for its bytes, and the engine's
                                 from here on, also when opening fails */
     enum dispatch_rule rule;
+    enum residency_policy policy;
+    struct clock clock;
     int32_t prefetch_max; /* 0: the usual; below 0: none */
     uint64_t patience_ns; /* 0: the usual */
 };
