@@ -246,12 +246,25 @@ void choose_guess_done(struct expert_store *store, enum prefetch_link link, int3
 
 /* ---- what it took ---- */
 
-void choose_observe(struct expert_store *store, enum rates_lane lane, int32_t experts,
-                    int32_t depth, uint64_t since_ns)
+void choose_started(struct expert_store *store, struct store_burst *burst, int32_t active)
 {
-    uint64_t now = store_now_ns(store);
-    /* The CPU computes from RAM while this lane moves, or is about to. */
-    bool shared = store->host.pool.pinned_count > 0;
-    if (since_ns > 0 && now > since_ns && experts > 0 && rates_usable(&store->rates, lane))
-        rates_observe(&store->rates, lane, experts, depth, shared, (double)(now - since_ns));
+    if (active == 1) *burst = (struct store_burst){.start_ns = store_now_ns(store)};
+    burst->depth = max_i32(burst->depth, active);
+}
+
+void choose_ended(struct expert_store *store, enum rates_lane lane, struct store_burst *burst,
+                  int32_t ended, int32_t active)
+{
+    burst->count += ended;
+    if (active > 0 || burst->count == 0) return;
+    uint64_t elapsed_ns = store_now_ns(store) - burst->start_ns;
+    /* The CPU computed from RAM in the meantime, unless the store waited all along. */
+    bool shared = store->wait_ns > burst->start_ns + elapsed_ns / 4;
+    if (store->waiting && elapsed_ns > 0 && rates_usable(&store->rates, lane))
+        rates_observe(&store->rates, lane, burst->count, burst->depth, shared, (double)elapsed_ns);
+    burst->count = 0;
+    /* Against a profile that was measured; the defaults may be far off. */
+    const char *reason = store->options.rates ? rates_reason(&store->rates, lane) : NULL;
+    if (reason && !store->told_slow[lane]) store_notice(store, "%s; decided anew", reason);
+    store->told_slow[lane] = reason != NULL;
 }

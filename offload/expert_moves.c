@@ -59,8 +59,10 @@ bool moves_up(struct expert_store *store, int32_t expert_idx, enum transfer_caus
     store->device_slots[slot].source = host_slot;
     if (transfer_start(&store->transfer, DEVICE_UP, slot_pool_memory(&store->device.pool, slot),
                        slot_pool_memory(&store->host.pool, host_slot),
-                       store->device_slots[slot].fence, &what))
+                       store->device_slots[slot].fence, &what)) {
+        choose_started(store, &store->copy_bursts[DEVICE_UP], lane_of(store, DEVICE_UP)->count);
         return true;
+    }
     store->device_slots[slot].source = -1;
     store->device.slot_of[expert_idx] = -1;
     slot_pool_put(&store->device.pool, slot);
@@ -154,6 +156,7 @@ static bool start_down(struct expert_store *store, int32_t device_slot, int32_t 
                        store->device_slots[device_slot].fence, &what)) {
         store->device_slots[device_slot].leaving = true;
         store->leaving_count++;
+        choose_started(store, &store->copy_bursts[DEVICE_DOWN], lane_of(store, DEVICE_DOWN)->count);
         slots_refresh_device(store, device_slot);
         return true;
     }
@@ -198,27 +201,43 @@ static void end_down(struct expert_store *store, const struct transfer_copy *cop
 
 /* ---- lanes that fail or hang ---- */
 
+/* Each sentence is of its own kind, so that the lanes do not speak over each other. */
+static const struct lane_text {
+    enum rates_lane rated;
+    const char *dead, *stuck, *again;
+} lane_texts[DEVICE_LANES] = {
+    [DEVICE_UP] = {RATES_UP,
+                   "copies to the device have ended: %s; what it does not hold is computed on the "
+                   "CPU",
+                   "no copy to the device has ended for %.1f s: until one does, what it does not "
+                   "hold is computed on the CPU",
+                   "copies to the device go on again"},
+    [DEVICE_DOWN] = {RATES_DOWN,
+                     "copies from the device have ended: %s; what leaves it is read from disk when "
+                     "needed again",
+                     "no copy from the device has ended for %.1f s: until one does, what leaves it "
+                     "is read from disk when needed again",
+                     "copies from the device go on again"},
+};
+
 static void tell_of_lane(struct expert_store *store, enum device_lane which)
 {
-    enum rates_lane rated = which == DEVICE_UP ? RATES_UP : RATES_DOWN;
-    const char *what = which == DEVICE_UP ? "to the device" : "from the device";
-    const char *then = which == DEVICE_UP
-                           ? "what the device does not hold is computed on the CPU"
-                           : "what leaves the device is read from disk when needed again";
-    const struct transfer_lane *lane = lane_of(store, which);
-    if (lane->state == TRANSFER_DEAD)
-        store_notice(store, "copies %s have ended: %s; %s", what,
-                     store->options.device->ops->lane_fault(store->options.device, which), then);
-    else if (lane->state == TRANSFER_STUCK)
-        store_notice(store, "no copy %s has ended for %.1f s: until one does, %s", what,
-                     (double)store->patience_ns / 1e9, then);
-    else
-        store_notice(store, "copies %s go on again", what);
+    const struct lane_text *text = &lane_texts[which];
     const char *fault = store->options.device->ops->lane_fault(store->options.device, which);
-    rates_set_down(&store->rates, rated,
-                   lane->state == TRANSFER_LIVE ? NULL
-                   : fault                      ? fault
-                                                : "no copy ends");
+    switch (lane_of(store, which)->state) {
+    case TRANSFER_DEAD:
+        store_notice(store, text->dead, fault);
+        rates_set_down(&store->rates, text->rated, fault);
+        break;
+    case TRANSFER_STUCK:
+        store_notice(store, text->stuck, (double)store->patience_ns / 1e9);
+        rates_set_down(&store->rates, text->rated, "no copy ends");
+        break;
+    case TRANSFER_LIVE:
+        store_notice(store, text->again, "");
+        rates_set_down(&store->rates, text->rated, NULL);
+        break;
+    }
 }
 
 /* ---- idle time ---- */
@@ -290,15 +309,6 @@ static void use_idle_time(struct expert_store *store)
         (void)moves_up(store, expert_idx, TRANSFER_PROMOTION, value / PROMOTION_GAIN);
 }
 
-/* What a copy took, if both its ends were seen as they happened. */
-static void observe(struct expert_store *store, enum device_lane which)
-{
-    uint64_t *seen = &store->seen_copy_ns[which];
-    if (store->waiting)
-        choose_observe(store, which == DEVICE_UP ? RATES_UP : RATES_DOWN, 1, 1, *seen);
-    *seen = store->waiting ? store_now_ns(store) : 0;
-}
-
 int32_t moves_turn(struct expert_store *store, bool with_promotions)
 {
     struct transfer_copy copy;
@@ -310,7 +320,9 @@ int32_t moves_turn(struct expert_store *store, bool with_promotions)
             tell_of_lane(store, (enum device_lane)which);
         while (transfer_reap(&store->transfer, (enum device_lane)which, &copy, &arrived)) {
             ended++;
-            if (arrived) observe(store, (enum device_lane)which);
+            choose_ended(store, which == DEVICE_UP ? RATES_UP : RATES_DOWN,
+                         &store->copy_bursts[which], arrived,
+                         lane_of(store, (enum device_lane)which)->count);
             if (which == DEVICE_DOWN)
                 end_down(store, &copy, arrived);
             else if (arrived)

@@ -49,6 +49,7 @@ static void start_read(struct expert_store *store, int32_t expert_idx, int32_t s
 {
     if (expert_fetcher_active(store->fetcher) == 0) store->read_ns = store_now_ns(store);
     expert_fetcher_start(store->fetcher, expert_idx, slot);
+    choose_started(store, &store->read_burst, expert_fetcher_active(store->fetcher));
 }
 
 /* Demands start in their order, but one whose disk is busy does not hold up those of another. */
@@ -122,14 +123,12 @@ static void watch_disk(struct expert_store *store, int32_t arrived)
 
 int32_t reads_settle(struct expert_store *store, bool wait)
 {
-    int32_t arrived = 0, depth = expert_fetcher_active(store->fetcher);
+    int32_t arrived = 0;
     struct expert_fetch *fetch = expert_fetcher_reap(store->fetcher, wait);
     for (; fetch; fetch = expert_fetcher_reap(store->fetcher, false), arrived++)
         settle(store, fetch);
-    if (wait && arrived > 0) {
-        choose_observe(store, RATES_DISK, arrived, depth, store->seen_read_ns);
-        store->seen_read_ns = store_now_ns(store);
-    }
+    choose_ended(store, RATES_DISK, &store->read_burst, arrived,
+                 expert_fetcher_active(store->fetcher));
     watch_disk(store, arrived);
     return arrived;
 }

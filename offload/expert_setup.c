@@ -79,6 +79,7 @@ static enum sl_status check_link(struct expert_store *store, struct sl_error *er
                              store->host.pool.slot_bytes, 0};
     struct device_copy down = {host, up.target, up.bytes, 0};
     uint64_t ticket;
+    int32_t done = 0;
     for (int which = 0; which < DEVICE_LANES; which++) {
         enum device_lane lane = (enum device_lane)which;
         uint64_t start_ns = store_now_ns(store);
@@ -91,9 +92,10 @@ static enum sl_status check_link(struct expert_store *store, struct sl_error *er
                store_now_ns(store) - start_ns <= LINK_CHECK_PATIENCE * store->patience_ns)
             device->ops->wait(device, store->patience_ns);
         if (device->ops->copy_progress(device, lane) < ticket) break;
+        done++;
     }
     for (size_t i = 0; i < up.bytes; i++) {
-        if (host[i] == 0x5c) continue;
+        if (done == DEVICE_LANES && host[i] == 0x5c) continue;
         const char *fault = device->ops->lane_fault(device, DEVICE_UP);
         if (!fault) fault = device->ops->lane_fault(device, DEVICE_DOWN);
         return sl_error_set(error, SL_ERR_IO, 0,

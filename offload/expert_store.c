@@ -278,7 +278,7 @@ void expert_store_wait(struct expert_store *store, struct expert_view *views, in
     SL_ASSERT(count >= 0);
     if (update_views(store, views, count, &pending) > 0 || pending == 0) return;
     uint64_t start_ns = store_now_ns(store);
-    store->seen_read_ns = store->seen_copy_ns[DEVICE_UP] = store->seen_copy_ns[DEVICE_DOWN] = 0;
+    store->wait_ns = start_ns;
     do {
         /* A view waits for a read or a copy, and those come to an end or fail. */
         SL_ASSERT(store->queue_first >= 0 ||

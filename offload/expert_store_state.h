@@ -56,6 +56,13 @@ struct device_slot {
     uint64_t fence; /* of the last computation on it */
 };
 
+/* Transfers of one lane from the moment it had something to do until it has no more. */
+struct store_burst {
+    uint64_t start_ns;
+    int32_t count; /* ended so far */
+    int32_t depth; /* most at once */
+};
+
 struct store_tier {
     struct slot_pool pool;
     struct residency residency; /* candidates only */
@@ -92,7 +99,9 @@ struct expert_store {
     uint64_t read_ns; /* of the last arrival from disk, or start of the first read under way */
     /* While the store waits, it sees ends as they happen, and learns what transfers take. */
     bool waiting;
-    uint64_t seen_read_ns, seen_copy_ns[DEVICE_LANES]; /* the last end seen so; 0: none */
+    uint64_t wait_ns; /* when it began to */
+    struct store_burst read_burst, copy_bursts[DEVICE_LANES];
+    bool told_slow[RATES_LANES];
     uint64_t patience_ns; /* with a disk or a lane that does not move */
     bool pin_refused;
     struct expert_store_stats stats; /* the counters; sizes are filled in when asked for */
@@ -211,8 +220,11 @@ int32_t choose_next_read(struct expert_store *store);
 int32_t choose_next_copy(struct expert_store *store);
 void choose_guess_done(struct expert_store *store, enum prefetch_link link, int32_t expert_idx,
                        bool arrived);
-/* Some experts' transfers ended just now, the lane having been at it since then; 0: unknown. */
-void choose_observe(struct expert_store *store, enum rates_lane lane, int32_t experts,
-                    int32_t depth, uint64_t since_ns);
+/* A transfer of the lane was started, `active` being under way with it. */
+void choose_started(struct expert_store *store, struct store_burst *burst, int32_t active);
+/* Some have ended, and `active` are left. When none is, what the burst took is learnt, if its end
+ * was seen as it happened. */
+void choose_ended(struct expert_store *store, enum rates_lane lane, struct store_burst *burst,
+                  int32_t ended, int32_t active);
 
 #endif
