@@ -91,12 +91,14 @@ typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, u
 
 struct sl_engine_options {
     const char *model_dir;
-    const char *experts_file; /* packed experts; NULL: DIR/experts.sluice if there; "": unpacked */
-    uint64_t ram_bytes;       /* for routed experts; 0: what the machine can spare */
-    int32_t threads;          /* 0: one per physical core this process may use */
-    const char *cpu_isa;      /* "portable", "avx2", "avx512" or "amx"; NULL: the best there is */
-    int32_t context_tokens;   /* most tokens of a session; 0: 4096 or the model's, if smaller */
-    int32_t chunk_tokens;     /* most prompt tokens computed at once; 0: 256 */
+    /* Packed experts, or copies of them on several disks, "FILE,FILE": read from in turn; NULL:
+     * DIR/experts.sluice if there; "": unpacked. */
+    const char *experts_file;
+    uint64_t ram_bytes;     /* for routed experts; 0: what the machine can spare */
+    int32_t threads;        /* 0: one per physical core this process may use */
+    const char *cpu_isa;    /* "portable", "avx2", "avx512" or "amx"; NULL: the best there is */
+    int32_t context_tokens; /* most tokens of a session; 0: 4096 or the model's, if smaller */
+    int32_t chunk_tokens;   /* most prompt tokens computed at once; 0: 256 */
     enum sl_numerics numerics;
     enum sl_io io;
     enum sl_tiers tiers;

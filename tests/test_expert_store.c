@@ -398,6 +398,52 @@ static void test_reads_in_flight_stay_within_the_depth(void **state)
     close_fixture(&fixture);
 }
 
+static void test_a_busy_disk_does_not_hold_up_another(void **state)
+{
+    struct fixture fixture = {0};
+    struct expert_view views[8];
+    struct expert_ref refs[8];
+    struct sl_error error;
+    int32_t ready[2] = {0};
+    (void)state;
+    test_experts_init(&fixture.experts, TEST_EXPERTS_PACKED, LAYERS, EXPERTS, false, 5);
+    struct test_experts *experts = &fixture.experts;
+    /* The same file twice, the second time as if it lay on another disk. */
+    assert_int_equal(io_file_open(experts->files[0].path, false, &experts->files[1], &error),
+                     SL_OK);
+    experts->files[1].device++;
+    experts->source.file_count = 2;
+    experts->source.checksums = experts->checksums; /* or the files' identity would be looked at */
+    for (int32_t i = 0; i < LAYERS * EXPERTS; i++)
+        experts->segments[i].file = i % 2;
+    for (int32_t i = 0; i < 8; i++)
+        refs[i] = ref_of(i);
+    struct expert_store_options options = {.source = &experts->source,
+                                           .ram_bytes = 8 * experts->source.slot_bytes,
+                                           .depth = 1,
+                                           .io_override = &io_sim_ops};
+    io_sim_set_plan(&(struct io_sim_plan){
+        .fault_count = 1,
+        .faults = {{.file = 0, .bytes = UINT32_MAX, .stall_turns = 1000}},
+    });
+    assert_int_equal(expert_store_create(&options, &fixture.store, &error), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 8, views), SL_OK);
+    for (int32_t i = 0; i < 20; i++)
+        expert_store_poll(fixture.store);
+    for (int32_t i = 0; i < 8; i++)
+        ready[i % 2] += expert_store_is_resident(fixture.store, refs[i]);
+    assert_int_equal(ready[0], 0);
+    assert_int_equal(ready[1], 4);
+    assert_int_equal(io_sim_counts_get().in_flight_max, 2); /* one of each disk */
+    for (int32_t i = 0; i < 8; i++)
+        while (views[i].state == EXPERT_VIEW_PENDING)
+            expert_store_wait(fixture.store, views, 8);
+    for (int32_t i = 0; i < 8; i++)
+        assert_memory_equal(views[i].data, test_experts_slot(experts, refs[i]), 8192);
+    expert_store_release(fixture.store, views, 8);
+    close_fixture(&fixture);
+}
+
 static void test_a_broken_door_fails_every_view_and_hangs_nobody(void **state)
 {
     struct fixture fixture;
@@ -476,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_two_callers_share_one_read),
         cmocka_unit_test(test_prefetched_experts_are_hits_and_pinned_ones_stay),
         cmocka_unit_test(test_reads_in_flight_stay_within_the_depth),
+        cmocka_unit_test(test_a_busy_disk_does_not_hold_up_another),
         cmocka_unit_test(test_a_broken_door_fails_every_view_and_hangs_nobody),
         cmocka_unit_test(test_sources_that_cannot_be_right_are_refused),
     };
