@@ -263,7 +263,7 @@ static void open_world(struct world *world, const struct setting *setting, uint6
     world->experts.source.checksums = world->experts.checksums;
     plan_trouble(world, setting, seed);
     struct device_sim_options device = {
-        .memory_bytes = (uint64_t)setting->device_slots * SLOT_BYTES,
+        .memory_bytes = (uint64_t)(setting->device_slots + 4) * SLOT_BYTES, /* more than is ours */
         .bytes_per_second = {200000000, 100000000}, /* 41 and 82 us an expert */
         .latency_ns = 5000,
         .pin_bytes_max = setting->unpinned ? 2 * SLOT_BYTES : 0,
@@ -363,7 +363,7 @@ static struct setting draw_setting(uint64_t seed)
         .rough_disk = test_random_below(&state, 2),
         .rough_link = test_random_below(&state, 2),
         .hangs = test_random_below(&state, 3) == 0,
-        .dies = test_random_below(&state, 5) == 0,
+        .dies = test_random_below(&state, 3) == 0,
         .unpinned = test_random_below(&state, 4) == 0,
     };
     bool fits = setting.host_slots == COUNT || setting.host_slots > setting.device_slots;

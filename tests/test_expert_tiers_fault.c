@@ -160,6 +160,56 @@ static void test_when_the_link_up_dies_the_cpu_takes_over(void **state)
     close_fixture(&fixture);
 }
 
+static void test_views_of_a_copy_that_fails_go_on_from_ram(void **state)
+{
+    struct fixture fixture;
+    struct expert_ref refs[4] = {{0, 0}, {0, 1}, {0, 2}, {0, 3}};
+    struct expert_view views[4], others[3];
+    struct expert_store_stats stats;
+    (void)state;
+    open_fixture(&fixture, 8, 6, NULL);
+    expert_store_layer(fixture.store, 0, 0, 1);
+    assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 4, views), SL_OK);
+    /* Read, and on its way up: then the lane dies. */
+    while (device_sim_in_flight(fixture.device, DEVICE_UP) < 3)
+        expert_store_poll(fixture.store);
+    assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 3, others), SL_OK);
+    fixture.plan.dies_after[DEVICE_UP] = 1; /* that was the first try of the link */
+    device_sim_set_plan(fixture.device, &fixture.plan);
+    for (int i = 0; i < 8; i++) {
+        expert_store_poll(fixture.store);
+        expert_store_check(fixture.store);
+    }
+    for (int32_t i = 0; i < 4; i++)
+        while (views[i].state == EXPERT_VIEW_PENDING)
+            expert_store_wait(fixture.store, views, 4);
+    expert_store_check(fixture.store); /* the others have not looked yet */
+    for (int32_t i = 0; i < 4; i++) {
+        assert_int_equal(views[i].state, EXPERT_VIEW_READY);
+        assert_int_equal(views[i].lane, EXPERT_LANE_CPU);
+        assert_memory_equal(views[i].data, test_experts_slot(&fixture.experts, refs[i]),
+                            SLOT_BYTES);
+    }
+    expert_store_release(fixture.store, views, 4);
+    expert_store_check(fixture.store);
+    /* These wait for the device slots themselves; the third is given back without having looked. */
+    for (int32_t i = 0; i < 2; i++) {
+        assert_int_equal(others[i].tier, EXPERT_TIER_DEVICE);
+        expert_store_wait(fixture.store, &others[i], 1);
+        assert_int_equal(others[i].tier, EXPERT_TIER_HOST);
+        assert_memory_equal(others[i].data, test_experts_slot(&fixture.experts, refs[i]),
+                            SLOT_BYTES);
+        expert_store_check(fixture.store);
+    }
+    expert_store_release(fixture.store, others, 3);
+    expert_store_check(fixture.store);
+    expert_store_stats_get(fixture.store, &stats);
+    assert_int_equal(stats.slots_pinned, 0);
+    assert_int_equal(stats.device_pinned, 0);
+    assert_true(stats.redirects >= 2);
+    close_fixture(&fixture);
+}
+
 static void down_dies(struct expert_store_options *options, struct device_sim_options *device)
 {
     (void)options;
@@ -502,6 +552,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_when_the_link_up_dies_the_cpu_takes_over),
+        cmocka_unit_test(test_views_of_a_copy_that_fails_go_on_from_ram),
         cmocka_unit_test(test_when_the_link_down_dies_victims_are_dropped),
         cmocka_unit_test(test_a_link_that_hangs_is_left_alone_until_it_moves),
         cmocka_unit_test(test_a_link_that_never_works_is_found_when_opened),
