@@ -260,7 +260,7 @@ enum sl_status expert_store_acquire(struct expert_store *store, const struct exp
     for (int32_t i = 0; i < count; i++) {
         update_view(store, &views[i], true);
         store->stats.from[views[i].from]++;
-        if (views[i].state == EXPERT_VIEW_READY)
+        if (views[i].from != EXPERT_TIER_DISK)
             store->stats.hits++;
         else
             store->stats.misses++;

@@ -116,7 +116,7 @@ struct expert_view {
 };
 
 struct expert_store_stats {
-    uint64_t hits, misses; /* acquired views that were READY, that were not */
+    uint64_t hits, misses; /* acquired views that some tier held whole, that none did */
     uint64_t evictions;    /* from host slots, to make room */
     uint64_t bytes_read;   /* from disk, alignment included */
     uint64_t reads, retries, failures;
