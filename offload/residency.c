@@ -276,6 +276,7 @@ float residency_value(const struct residency *residency, int32_t expert_idx)
 
 bool residency_admits(const struct residency *residency, int32_t expert_idx, int32_t victim_idx)
 {
+    if (residency->policy == RESIDENCY_LRU || residency->policy == RESIDENCY_LFU) return true;
     return score_of(residency, expert_idx) > score_of(residency, victim_idx);
 }
 

@@ -80,7 +80,8 @@ int32_t residency_victim_in(struct residency *residency, int32_t layer);
 /* Expected uses per token of any expert, in the tier or not: whatever the policy, from the heat;
  * for CLAIRVOYANT one over the tokens until its next use. */
 float residency_value(const struct residency *residency, int32_t expert_idx);
-/* Whether bringing `expert_idx` in the place of `victim_idx` is a gain by the policy's order. */
+/* Whether bringing `expert_idx` in the place of `victim_idx` is a gain by the policy's order; LRU and
+ * LFU let everything in, as they are commonly meant. */
 bool residency_admits(const struct residency *residency, int32_t expert_idx, int32_t victim_idx);
 
 /* Asserts that sets and counts agree. */
