@@ -17,6 +17,14 @@ static const double half_lives[HEAT_TERMS + 1] = {6, 40, 300, 2000, HEAT_HORIZON
 /* What the published traces suggest: as shares of a use, by term. */
 static const double first_shares[HEAT_TERMS] = {0.2, 0.3, 0.2, 0.3};
 
+/* 1 / growth_at, without a division. */
+static float shrink_at(const struct heat *heat, int32_t term, int64_t age)
+{
+    if (age <= HEAT_EPOCH_TOKENS)
+        return heat->growth[age * HEAT_GROWTH_STRIDE + HEAT_GROWTH_STRIDE / 2 + term];
+    return (float)fmax(exp2((double)-age / half_lives[term]), 1e-30);
+}
+
 /* Growth of one term by `age` tokens. */
 static float growth_at(const struct heat *heat, int32_t term, int64_t age)
 {
@@ -67,8 +75,11 @@ enum sl_status heat_init(struct heat *heat, int32_t layers, int32_t experts, str
     }
     for (int32_t term = 0; term <= HEAT_TERMS; term++) {
         heat->decays[term] = exp2(-1 / half_lives[term]);
-        for (int32_t age = 0; age <= HEAT_EPOCH_TOKENS; age++)
-            heat->growth[age * HEAT_GROWTH_STRIDE + term] = (float)exp2(age / half_lives[term]);
+        for (int32_t age = 0; age <= HEAT_EPOCH_TOKENS; age++) {
+            float *row = heat->growth + age * HEAT_GROWTH_STRIDE;
+            row[term] = (float)exp2(age / half_lives[term]);
+            row[HEAT_GROWTH_STRIDE / 2 + term] = (float)exp2(-age / half_lives[term]);
+        }
     }
     for (size_t i = 0; i < expert_count(heat); i++)
         heat->last_use[i] = HEAT_NEVER;
@@ -150,7 +161,7 @@ static void sample_products(struct heat *heat, int32_t layer)
     float shrink[HEAT_TERMS], sums[HEAT_TERMS][HEAT_TERMS] = {{0}};
     int64_t age = heat->layer_clock[layer] - heat->layer_epoch[layer];
     for (int32_t i = 0; i < HEAT_TERMS; i++)
-        shrink[i] = 1 / growth_at(heat, i, age);
+        shrink[i] = shrink_at(heat, i, age);
     size_t first = (size_t)layer * (size_t)heat->experts;
     for (size_t e = first; e < first + (size_t)heat->experts; e++) {
         float counts[HEAT_TERMS], rate = (float)FIT_RATE_FLOOR;
@@ -193,7 +204,7 @@ static void begin_pass(struct heat *heat, int32_t layer, int64_t token_clock)
     if (age > HEAT_EPOCH_TOKENS) {
         size_t first = (size_t)layer * (size_t)heat->experts;
         for (int32_t term = 0; term <= HEAT_TERMS; term++) {
-            float shrink = 1 / growth_at(heat, term, age);
+            float shrink = shrink_at(heat, term, age);
             for (size_t e = first; e < first + (size_t)heat->experts; e++)
                 heat->counts[term][e] *= shrink;
         }
@@ -213,14 +224,15 @@ static void learn_from_use(struct heat *heat, int32_t layer, int32_t expert_idx,
     const double *decays = heat->decays;
     double horizon = decays[HEAT_TERMS];
     double ahead =
-        (double)(heat->counts[HEAT_TERMS][expert_idx] / growth_at(heat, HEAT_TERMS, age));
+        (double)(heat->counts[HEAT_TERMS][expert_idx] * shrink_at(heat, HEAT_TERMS, age));
     double counts[HEAT_TERMS], rate = FIT_RATE_FLOOR;
     for (int32_t i = 0; i < HEAT_TERMS; i++) {
-        counts[i] = (double)(heat->counts[i][expert_idx] / growth_at(heat, i, age));
+        counts[i] = (double)(heat->counts[i][expert_idx] * shrink_at(heat, i, age));
         rate += (double)fit->weights[i] * counts[i];
     }
+    double scale = (1 - horizon) / rate;
     for (int32_t i = 0; i < HEAT_TERMS; i++)
-        fit->future[i] += (1 - horizon) * (counts[i] - ahead) / ((decays[i] - horizon) * rate);
+        fit->future[i] += scale * (counts[i] - ahead) / (decays[i] - horizon);
 }
 
 void heat_use(struct heat *heat, int32_t expert_idx, int64_t token_clock)
@@ -254,7 +266,7 @@ float heat_count(const struct heat *heat, int32_t expert_idx, int32_t term)
 {
     SL_DEBUG_ASSERT(term >= 0 && term < HEAT_TERMS);
     int64_t age = age_of(heat, expert_idx / heat->experts);
-    return heat->counts[term][expert_idx] / growth_at(heat, term, age);
+    return heat->counts[term][expert_idx] * shrink_at(heat, term, age);
 }
 
 void heat_layer_scales(const struct heat *heat, int32_t layer, float scales[HEAT_TERMS])
@@ -262,7 +274,7 @@ void heat_layer_scales(const struct heat *heat, int32_t layer, float scales[HEAT
     SL_DEBUG_ASSERT(layer >= 0 && layer < heat->layers);
     int64_t age = age_of(heat, layer);
     for (int32_t i = 0; i < HEAT_TERMS; i++)
-        scales[i] = heat->fits[layer].weights[i] / growth_at(heat, i, age);
+        scales[i] = heat->fits[layer].weights[i] * shrink_at(heat, i, age);
 }
 
 float heat_rate(const struct heat *heat, int32_t expert_idx)

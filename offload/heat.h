@@ -32,10 +32,10 @@
 
 /* The fit looks this many tokens ahead, by half. Not one of HEAT_HALF_LIVES. */
 #define HEAT_HORIZON       16
-#define HEAT_FIT_STRIDE    16   /* tokens between samples of the products */
+#define HEAT_FIT_STRIDE    32   /* tokens between samples of the products */
 #define HEAT_SOLVE_STRIDE  256  /* tokens between solutions */
 #define HEAT_FIT_TOKENS    4000 /* half-life of what the fit remembers */
-#define HEAT_GROWTH_STRIDE 8
+#define HEAT_GROWTH_STRIDE 16
 #define HEAT_EPOCH_TOKENS  256 /* counts are kept as of an epoch at most this old */
 
 /* Of one layer. */
@@ -58,7 +58,8 @@ struct heat {
     int64_t *layer_clock;  /* [layers]: of the layer's latest use */
     struct heat_fit *fits; /* [layers] */
     double decays[HEAT_TERMS + 1];
-    float *growth; /* [HEAT_EPOCH_TOKENS + 1, HEAT_GROWTH_STRIDE]: 2^(age / half-life) by term */
+    float *growth; /* [HEAT_EPOCH_TOKENS + 1, HEAT_GROWTH_STRIDE]: 2^(age / half-life) by
+                              term, and from the middle of each row its inverse */
 };
 
 /* No uses yet. SL_ERR_ARGUMENT out of bounds, SL_ERR_NO_MEMORY. */

@@ -40,9 +40,13 @@ static bool allocate(struct residency *residency)
     residency->layer_pinned = calloc(layers, sizeof *residency->layer_pinned);
     residency->layer_open = calloc(layers, sizeof *residency->layer_open);
     residency->layer_least = calloc(layers, sizeof *residency->layer_least);
+    residency->layer_poorest = calloc(layers, sizeof *residency->layer_poorest);
+    residency->looked_clock = calloc(layers, sizeof *residency->looked_clock);
+    residency->looked_pass = calloc(layers, sizeof *residency->looked_pass);
     residency->scratch = calloc((size_t)residency->experts, sizeof *residency->scratch);
     return residency->resident && residency->holds && residency->open && residency->scores &&
            residency->layer_pinned && residency->layer_open && residency->layer_least &&
+           residency->layer_poorest && residency->looked_clock && residency->looked_pass &&
            residency->scratch;
 }
 
@@ -61,8 +65,10 @@ enum sl_status residency_init(struct residency *residency, const struct heat *he
         residency->open[i] = INFINITY;
         residency->scores[i] = heat_count(heat, i, HEAT_LFU_TERM);
     }
-    for (int32_t i = 0; i < residency->layers; i++)
+    for (int32_t i = 0; i < residency->layers; i++) {
         residency->layer_least[i] = INFINITY;
+        residency->looked_clock[i] = HEAT_NEVER;
+    }
     return SL_OK;
 }
 
@@ -75,6 +81,9 @@ void residency_deinit(struct residency *residency)
     free(residency->layer_pinned);
     free(residency->layer_open);
     free(residency->layer_least);
+    free(residency->layer_poorest);
+    free(residency->looked_clock);
+    free(residency->looked_pass);
     free(residency->scratch);
     *residency = (struct residency){0};
 }
@@ -82,6 +91,7 @@ void residency_deinit(struct residency *residency)
 void residency_pin_layer(struct residency *residency, int32_t layer, bool pinned)
 {
     SL_ASSERT(layer >= 0 && layer < residency->layers);
+    residency->pinned_count += (int32_t)pinned - (int32_t)residency->layer_pinned[layer];
     residency->layer_pinned[layer] = pinned;
 }
 
@@ -169,13 +179,16 @@ static void open_up(struct residency *residency, int32_t expert_idx)
     residency->open[expert_idx] = 0;
     residency->layer_open[layer]++;
     residency->candidate_count++;
-    if (score < residency->layer_least[layer]) residency->layer_least[layer] = score;
+    if (score >= residency->layer_least[layer]) return;
+    residency->layer_least[layer] = score;
+    residency->layer_poorest[layer] = expert_idx;
 }
 
 static void close_down(struct residency *residency, int32_t expert_idx)
 {
+    int32_t layer = expert_idx / residency->experts;
     residency->open[expert_idx] = INFINITY;
-    residency->layer_open[expert_idx / residency->experts]--;
+    if (--residency->layer_open[layer] == 0) residency->layer_least[layer] = INFINITY;
     residency->candidate_count--;
     SL_ASSERT(residency->candidate_count >= 0);
 }
@@ -216,13 +229,32 @@ bool residency_contains(const struct residency *residency, int32_t expert_idx)
 
 /* ---- victims ---- */
 
+/* Whether the last look still holds: no time has passed, the one found is a candidate still and was
+ * not used since; uses make the others more valuable, and a poorer newcomer was noted. */
+static bool is_fresh(const struct residency *residency, int32_t layer)
+{
+    const struct heat *heat = residency->heat;
+    if (residency->policy == RESIDENCY_CLAIRVOYANT ||
+        residency->looked_clock[layer] == HEAT_NEVER ||
+        residency->looked_clock[layer] != heat->token_clock ||
+        residency->looked_pass[layer] != heat->layer_clock[layer])
+        return false;
+    int32_t found = residency->layer_poorest[layer];
+    return residency->open[found] == 0 && heat->last_use[found] != heat->token_clock;
+}
+
 static int32_t look_at(struct residency *residency, int32_t layer)
 {
+    if (is_fresh(residency, layer)) return residency->layer_poorest[layer];
     score_layer(residency, layer, residency->scratch);
     int32_t found =
         least_of(residency->scratch, residency->experts, &residency->layer_least[layer]);
     SL_ASSERT((found >= 0) == (residency->layer_open[layer] > 0));
-    return found < 0 ? -1 : layer * residency->experts + found;
+    if (found < 0) return -1;
+    residency->layer_poorest[layer] = layer * residency->experts + found;
+    residency->looked_clock[layer] = residency->heat->token_clock;
+    residency->looked_pass[layer] = residency->heat->layer_clock[layer];
+    return residency->layer_poorest[layer];
 }
 
 int32_t residency_victim_in(struct residency *residency, int32_t layer)
@@ -235,6 +267,9 @@ int32_t residency_victim_in(struct residency *residency, int32_t layer)
 static int32_t poorest_layer(const struct residency *residency, bool pinned)
 {
     int32_t poorest = -1;
+    float least;
+    if (residency->pinned_count == 0)
+        return pinned ? -1 : least_of(residency->layer_least, residency->layers, &least);
     for (int32_t i = 0; i < residency->layers; i++) {
         if (residency->layer_open[i] == 0 || residency->layer_pinned[i] != pinned) continue;
         if (poorest < 0 || residency->layer_least[i] < residency->layer_least[poorest]) poorest = i;

@@ -34,15 +34,19 @@ struct residency {
     enum residency_policy policy;
     int32_t layers, experts;
     int32_t resident_count, candidate_count;
-    uint8_t *resident;     /* [layers * experts] */
-    uint8_t *holds;        /* [layers * experts] */
-    float *open;           /* [layers * experts]: 0 for candidates, INFINITY for all others */
-    float *scores;         /* [layers * experts] of STATIC */
-    bool *layer_pinned;    /* [layers] */
-    int32_t *layer_open;   /* [layers]: candidates */
-    float *layer_least;    /* [layers]: about the least score among candidates */
-    float *scratch;        /* [experts] */
-    const int64_t *future; /* [layers * experts], CLAIRVOYANT; borrowed */
+    int32_t pinned_count;   /* layers */
+    uint8_t *resident;      /* [layers * experts] */
+    uint8_t *holds;         /* [layers * experts] */
+    float *open;            /* [layers * experts]: 0 for candidates, INFINITY for all others */
+    float *scores;          /* [layers * experts] of STATIC */
+    bool *layer_pinned;     /* [layers] */
+    int32_t *layer_open;    /* [layers]: candidates */
+    float *layer_least;     /* [layers]: about the least score among candidates */
+    int32_t *layer_poorest; /* [layers]: whose that is, if still so; see residency.c */
+    int64_t *looked_clock;  /* [layers]: token clock of the last look, HEAT_NEVER */
+    int64_t *looked_pass;   /* [layers]: the layer's latest use then */
+    float *scratch;         /* [experts] */
+    const int64_t *future;  /* [layers * experts], CLAIRVOYANT; borrowed */
 };
 
 /* "blend", "lru", "lfu", "static", "clairvoyant". */
@@ -80,8 +84,8 @@ int32_t residency_victim_in(struct residency *residency, int32_t layer);
 /* Expected uses per token of any expert, in the tier or not: whatever the policy, from the heat;
  * for CLAIRVOYANT one over the tokens until its next use. */
 float residency_value(const struct residency *residency, int32_t expert_idx);
-/* Whether bringing `expert_idx` in the place of `victim_idx` is a gain by the policy's order; LRU and
- * LFU let everything in, as they are commonly meant. */
+/* Whether bringing `expert_idx` in the place of `victim_idx` is a gain by the policy's order; LRU
+ * and LFU let everything in, as they are commonly meant. */
 bool residency_admits(const struct residency *residency, int32_t expert_idx, int32_t victim_idx);
 
 /* Asserts that sets and counts agree. */
