@@ -237,6 +237,60 @@ SL_API SL_MUST_USE enum sl_status sl_synth(const char *preset, const char *direc
                                            int32_t layers, uint64_t seed, sl_progress_fn progress,
                                            void *context, struct sl_error *error);
 
+/* ---- before a machine is bought ------------------------------------------------------------ */
+
+/* A machine in figures; bytes, and bytes/s of experts. Rates of 0: there is no such lane. */
+struct sl_machine {
+    uint64_t gpu_bytes; /* 0: no GPU */
+    uint64_t ram_bytes;
+    double gpu_rate;  /* device memory as expert kernels read it */
+    double link_rate; /* host memory to GPU */
+    double cpu_rate;  /* experts computed by the CPU from RAM */
+    double disk_rate;
+    double memory_rate; /* link and CPU together; 0: their sum */
+};
+
+struct sl_simulation {
+    const char *trace;         /* a recorded trace; NULL: synthetic routing */
+    const char *preset;        /* "base", "long-topics" or "stress"; without a trace */
+    const char *policy;        /* "blend", "lru", "lfu", "static" or "clairvoyant" */
+    struct sl_machine machine; /* gpu_bytes and ram_bytes: for experts alone */
+    int32_t layers, experts, top, hash_layers; /* without a trace */
+    uint64_t expert_bytes;                     /* 0: as the trace says */
+    double dense_seconds;                      /* of a token, outside its experts */
+    double recall, precision; /* of guesses of a router one layer early; recall 0: none */
+    bool hash_exact;          /* prefetch of hash layers from the token id */
+    bool inclusive;           /* what the GPU holds stays in RAM as well */
+    uint64_t warm_tokens, tokens;
+    uint64_t seed;
+};
+
+/* The published shape of V4-Flash on an H100 with 128 GiB RAM. */
+SL_API struct sl_simulation sl_simulation_default(void);
+
+/* Plays a trace through residency, prefetch and dispatch under a virtual clock; hit rates, bytes
+ * and speeds as text or JSON. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_simulate(const struct sl_simulation *simulation, bool json,
+                                              char **report, struct sl_error *error);
+
+struct sl_plan_options {
+    const char *model_dir; /* of config.json, no weights needed; NULL: by `shape` */
+    const char *shape;     /* "flash" */
+    struct sl_machine machine;
+    uint64_t dense_bytes; /* weights that every token reads; 0: those of V4-Flash */
+};
+
+/* V4-Flash on an H100 with 128 GiB RAM and one disk of 7 GB/s. */
+SL_API struct sl_plan_options sl_plan_options_default(void);
+/* Takes the RAM of the machine this runs on, and no GPU. */
+SL_API void sl_machine_this(struct sl_machine *machine);
+
+/* Whether the model would fit, where its bytes would live, and how fast it would run, each figure
+ * with what it assumes, as text or JSON. SL_ERR_UNSUPPORTED for a shape whose sizes are not
+ * published. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_plan(const struct sl_plan_options *options, bool json,
+                                          char **report, struct sl_error *error);
+
 #ifdef __cplusplus
 }
 #endif
