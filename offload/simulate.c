@@ -234,11 +234,12 @@ static void arrive_on_device(struct sim *sim, int32_t idx)
 static bool admit_to_device(struct sim *sim, int32_t idx)
 {
     int32_t layer = idx / sim->options.experts;
-    if (device_full(sim, layer)) {
-        int32_t victim = device_victim(sim, layer);
-        if (victim < 0 || !residency_admits(&sim->device, idx, victim)) return false;
-        evict_device(sim, victim);
-    }
+    int32_t victim = device_full(sim, layer) ? device_victim(sim, layer) : -1;
+    if (device_full(sim, layer) && (victim < 0 || !residency_admits(&sim->device, idx, victim)))
+        return false;
+    /* Its place in RAM is free before the victim looks for one. */
+    if (!sim->options.inclusive && (sim->state[idx] & AT_HOST)) drop_host(sim, idx);
+    if (victim >= 0) evict_device(sim, victim);
     take_device_slot(sim, idx);
     arrive_on_device(sim, idx);
     return true;
@@ -288,9 +289,9 @@ static void take_off(struct sim *sim, int32_t idx, enum prefetch_link link, bool
         return;
     }
     int32_t layer = idx / sim->options.experts;
+    sim->pending_up++;
     if (device_full(sim, layer)) evict_device(sim, device_victim(sim, layer));
     take_device_slot(sim, idx);
-    sim->pending_up++;
     sim->result.bytes_up += sim->options.profile.expert_bytes;
 }
 
