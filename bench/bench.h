@@ -17,6 +17,7 @@ struct bench_options {
     int32_t rounds;     /* --rounds: samples of each case */
     double seconds;     /* --seconds: of each sample that is measured by time */
     int32_t threads;    /* --threads: most to use */
+    int32_t tokens;     /* --tokens: simulated */
     uint64_t seed;      /* --seed */
     const char *isa;    /* --cpu-isa: the kernels' instruction set, or NULL for the best */
     const char *commit; /* --commit, else SLUICE_COMMIT, else "" */
@@ -55,5 +56,9 @@ int bench_pool(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
 int bench_ops(const struct bench_options *options);
 int bench_prefill(const struct bench_options *options);
+int bench_residency(const struct bench_options *options);
+int bench_dispatch(const struct bench_options *options);
+int bench_hosts(const struct bench_options *options);
+int bench_cost(const struct bench_options *options);
 
 #endif

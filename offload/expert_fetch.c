@@ -12,7 +12,7 @@
 #define DESCRIPTION_BYTES_MAX 320
 
 struct expert_fetch {
-    int32_t expert_idx, slot;
+    int32_t expert_idx, slot, disk;
     int32_t reads_pending; /* prepared or in flight */
     bool active;
     enum sl_status status; /* of the first read that failed */
@@ -33,6 +33,10 @@ struct expert_fetcher {
     int32_t items_per_region; /* whole slots, or whole stagings */
     struct io *io;
     int32_t depth, io_depth;
+    int32_t reads_max;            /* of any expert */
+    int32_t disk_depth;           /* fetches at once from one disk */
+    int32_t *disk_of;             /* [source->file_count] */
+    int32_t *disk_active;         /* [source->file_count]: fetches of each disk */
     struct expert_fetch *fetches; /* [depth] */
     struct expert_fetch *free, *finished;
     int32_t active;
@@ -62,13 +66,36 @@ static void measure(const struct expert_source *source, size_t *staging_bytes, i
     SL_ASSERT(*staging_bytes <= ARENA_REGION_BYTES_MAX);
 }
 
+/* The first file on the same file system. */
+static int32_t disk_of(const struct expert_source *source, int32_t file)
+{
+    int32_t first = 0;
+    while (source->files[first].device != source->files[file].device)
+        first++;
+    return first;
+}
+
+int32_t expert_fetcher_disks(const struct expert_source *source)
+{
+    int32_t disks = 0;
+    for (int32_t file = 0; file < source->file_count; file++)
+        disks += disk_of(source, file) == file;
+    return max_i32(disks, 1);
+}
+
+/* Fetches at once in all. */
+static int32_t depth_of(const struct expert_source *source, int32_t disk_depth)
+{
+    return min_i32(disk_depth * expert_fetcher_disks(source), EXPERT_DEPTH_MAX);
+}
+
 uint64_t expert_fetcher_staging_bytes(const struct expert_source *source, int32_t depth)
 {
     size_t staging_bytes;
     int32_t reads;
     SL_ASSERT(depth > 0);
     measure(source, &staging_bytes, &reads);
-    return (uint64_t)depth * staging_bytes;
+    return (uint64_t)depth_of(source, depth) * staging_bytes;
 }
 
 /* Cuts the memory that reads land in into regions of whole items: one each, so that a region is
@@ -129,6 +156,17 @@ static void describe(struct expert_fetcher *fetcher)
              fetcher->straight ? "" : ", staged");
 }
 
+static bool make_disks(struct expert_fetcher *fetcher)
+{
+    size_t files = (size_t)max_i32(fetcher->source->file_count, 1);
+    fetcher->disk_of = calloc(files, sizeof *fetcher->disk_of);
+    fetcher->disk_active = calloc(files, sizeof *fetcher->disk_active);
+    if (!fetcher->disk_of || !fetcher->disk_active) return false;
+    for (int32_t file = 0; file < fetcher->source->file_count; file++)
+        fetcher->disk_of[file] = disk_of(fetcher->source, file);
+    return true;
+}
+
 enum sl_status expert_fetcher_create(const struct expert_fetcher_options *options,
                                      struct expert_fetcher **out, struct sl_error *error)
 {
@@ -141,12 +179,14 @@ enum sl_status expert_fetcher_create(const struct expert_fetcher_options *option
     fetcher->source = options->source;
     fetcher->slots = options->slots;
     fetcher->slot_count = options->slot_count;
-    fetcher->depth = options->depth;
+    fetcher->disk_depth = options->depth;
+    fetcher->depth = depth_of(fetcher->source, options->depth);
     measure(fetcher->source, &fetcher->staging_bytes, &reads);
     fetcher->straight = fetcher->staging_bytes == 0;
+    fetcher->reads_max = reads;
     fetcher->io_depth = min_i32(fetcher->depth * reads, IO_DEPTH_MAX);
     fetcher->fetches = calloc((size_t)fetcher->depth, sizeof *fetcher->fetches);
-    if (!fetcher->fetches) goto no_memory;
+    if (!fetcher->fetches || !make_disks(fetcher)) goto no_memory;
     for (int32_t i = 0; i < fetcher->depth; i++) {
         fetcher->fetches[i].next = fetcher->free;
         fetcher->free = &fetcher->fetches[i];
@@ -173,17 +213,26 @@ void expert_fetcher_destroy(struct expert_fetcher *fetcher)
     if (fetcher->io) fetcher->io->ops->close(fetcher->io);
     arena_unmap(fetcher->staging, (size_t)fetcher->depth * fetcher->staging_bytes);
     free(fetcher->regions);
+    free(fetcher->disk_of);
+    free(fetcher->disk_active);
     free(fetcher->fetches);
     free(fetcher);
 }
 
 /* ---- starting ---- */
 
+bool expert_fetcher_takes_more(const struct expert_fetcher *fetcher)
+{
+    return fetcher->free && fetcher->reads_pending + fetcher->reads_max <= fetcher->io_depth;
+}
+
 bool expert_fetcher_has_room(const struct expert_fetcher *fetcher, int32_t expert_idx)
 {
     struct expert_plan plan;
     if (!fetcher->free) return false;
     expert_plan_make(fetcher->source, expert_idx, fetcher->straight, &plan);
+    int32_t disk = fetcher->disk_of[plan.extents[0].file];
+    if (fetcher->disk_active[disk] == fetcher->disk_depth) return false;
     return fetcher->reads_pending + plan.extent_count <= fetcher->io_depth;
 }
 
@@ -239,6 +288,9 @@ void expert_fetcher_start(struct expert_fetcher *fetcher, int32_t expert_idx, in
     fetcher->active++;
     *fetch = (struct expert_fetch){.expert_idx = expert_idx, .slot = slot, .active = true};
     expert_plan_make(fetcher->source, expert_idx, fetcher->straight, &fetch->plan);
+    /* An expert spread over disks is counted where its first part lies. */
+    fetch->disk = fetcher->disk_of[fetch->plan.extents[0].file];
+    fetcher->disk_active[fetch->disk]++;
     uint8_t *target = fetch_target(fetcher, fetch);
     int32_t item = fetcher->straight ? slot : (int32_t)(fetch - fetcher->fetches);
     for (int32_t i = 0; i < fetch->plan.extent_count; i++) {
@@ -446,6 +498,7 @@ enum sl_status expert_fetcher_finish(struct expert_fetcher *fetcher, struct expe
         verify(fetcher, fetch, slot);
     }
     fetch->active = false;
+    fetcher->disk_active[fetch->disk]--;
     fetch->next = fetcher->free;
     fetcher->free = fetch;
     fetcher->active--;
@@ -479,7 +532,13 @@ void expert_fetcher_stats_get(const struct expert_fetcher *fetcher, struct exper
 
 void expert_fetcher_check(const struct expert_fetcher *fetcher)
 {
-    int32_t active = 0, pending = 0, free_count = 0, finished = 0, at_rest = 0;
+    int32_t active = 0, pending = 0, free_count = 0, finished = 0, at_rest = 0, counted = 0;
+    for (int32_t disk = 0; disk < fetcher->source->file_count; disk++) {
+        SL_ASSERT(fetcher->disk_active[disk] >= 0);
+        SL_ASSERT(fetcher->disk_active[disk] <= fetcher->depth);
+        counted += fetcher->disk_active[disk];
+    }
+    SL_ASSERT(counted == fetcher->active);
     for (int32_t i = 0; i < fetcher->depth; i++) {
         const struct expert_fetch *fetch = &fetcher->fetches[i];
         SL_ASSERT(fetch->reads_pending >= 0 && fetch->reads_pending <= EXPERT_SEGMENTS_MAX);

@@ -12,7 +12,7 @@ struct expert_fetcher_options {
     const struct expert_source *source; /* checked; outlives the fetcher */
     uint8_t *slots;                     /* [slot_count, slot_bytes] */
     int32_t slot_count;
-    int32_t depth; /* fetches at once, 1 .. 64 */
+    int32_t depth; /* fetches at once from one disk, 1 .. 64; 64 in all */
     enum io_kind io;
     const struct io_ops *io_override; /* or NULL */
 };
@@ -20,6 +20,8 @@ struct expert_fetcher_options {
 struct expert_fetch; /* one expert on its way */
 struct expert_fetcher;
 
+/* Different file systems among the source's files, which counts as disks to read from at once. */
+int32_t expert_fetcher_disks(const struct expert_source *source);
 /* Staging that a fetcher of this depth will take; 0 when the source can be read straight into
  * slots. */
 uint64_t expert_fetcher_staging_bytes(const struct expert_source *source, int32_t depth);
@@ -30,7 +32,9 @@ SL_MUST_USE enum sl_status expert_fetcher_create(const struct expert_fetcher_opt
 /* Waits for reads in flight; NULL is fine. */
 void expert_fetcher_destroy(struct expert_fetcher *fetcher);
 
-/* Whether the expert's fetch could start now. */
+/* Whether a fetch of any expert could start now, were its disk not busy. */
+bool expert_fetcher_takes_more(const struct expert_fetcher *fetcher);
+/* Whether the expert's fetch could start now: its disk has fewer than `depth` under way. */
 bool expert_fetcher_has_room(const struct expert_fetcher *fetcher, int32_t expert_idx);
 /* Prepares the reads of an expert into a slot; there must be room. They go out together at the next
  * expert_fetcher_submit. */

@@ -186,9 +186,9 @@ enum sl_status model_file_parse_head(const void *data, size_t bytes, uint64_t fi
 struct model_file {
     struct model_file_head head;
     struct expert_source source;
-    struct io_file file;
-    struct expert_segment *segments; /* [layers, experts] */
-    uint64_t *checksums;             /* [layers, experts] */
+    struct io_file files[MODEL_FILE_COPIES_MAX]; /* [source.file_count], the same bytes in each */
+    struct expert_segment *segments;             /* [layers, experts] */
+    uint64_t *checksums;                         /* [layers, experts] */
 };
 
 /* Reads head and index through `fd`; fills head and checksums. */
@@ -257,7 +257,7 @@ static enum sl_status make_source(struct model_file *file, struct sl_error *erro
     file->source = (struct expert_source){.layers = spec->layers,
                                           .experts = spec->experts,
                                           .slot_bytes = (size_t)spec->slot_bytes,
-                                          .files = &file->file,
+                                          .files = file->files,
                                           .file_count = 1,
                                           .segments = file->segments,
                                           .segments_per_expert = 1,
@@ -280,18 +280,18 @@ enum sl_status model_file_open(const char *path, bool want_direct, struct model_
         close(fd);
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to open %s", path);
     }
-    file->file.fd = -1;
+    file->files[0].fd = -1;
     status = read_index(fd, path, file, error);
     if (status == SL_OK) status = make_source(file, error);
     if (status != SL_OK) goto fail;
-    status = io_file_open(path, want_direct, &file->file, error);
+    status = io_file_open(path, want_direct, &file->files[0], error);
     if (status != SL_OK) {
-        file->file.fd = -1;
+        file->files[0].fd = -1;
         goto fail;
     }
     /* The name may have come to mean another file since the index was read. */
-    if (fstat(fd, &state) != 0 || state.st_ino != file->file.inode ||
-        state.st_dev != file->file.device || file->file.bytes != file->head.file_bytes) {
+    if (fstat(fd, &state) != 0 || state.st_ino != file->files[0].inode ||
+        state.st_dev != file->files[0].device || file->files[0].bytes != file->head.file_bytes) {
         status = sl_error_set(error, SL_ERR_IO, 0, "%s was replaced while it was opened", path);
         goto fail;
     }
@@ -307,10 +307,40 @@ fail:
 void model_file_close(struct model_file *file)
 {
     if (!file) return;
-    if (file->file.fd >= 0) io_file_close(&file->file);
+    for (int32_t i = 0; i < file->source.file_count; i++)
+        if (file->files[i].fd >= 0) io_file_close(&file->files[i]);
     free(file->segments);
     free(file->checksums);
     free(file);
+}
+
+enum sl_status model_file_add_copy(struct model_file *file, struct model_file *copy,
+                                   struct sl_error *error)
+{
+    const struct model_file_head *have = &file->head, *other = &copy->head;
+    int32_t at = file->source.file_count;
+    size_t count = (size_t)have->spec.layers * (size_t)have->spec.experts;
+    enum sl_status status = SL_OK;
+    SL_ASSERT(at >= 1 && copy->source.file_count == 1);
+    if (at == MODEL_FILE_COPIES_MAX)
+        status = sl_error_set(error, SL_ERR_LIMIT, 0, "more than %d copies of the packed experts",
+                              MODEL_FILE_COPIES_MAX);
+    /* The index holds every slot's checksum. */
+    else if (have->file_bytes != other->file_bytes ||
+             have->spec.fingerprint != other->spec.fingerprint ||
+             have->index_checksum != other->index_checksum)
+        status = sl_error_set(error, SL_ERR_FORMAT, 0,
+                              "%s is no copy of %s: pack one and copy it to the other disk",
+                              copy->files[0].path, file->files[0].path);
+    if (status == SL_OK) {
+        file->files[at] = copy->files[0];
+        copy->files[0].fd = -1; /* given away */
+        file->source.file_count = at + 1;
+        for (size_t i = 0; i < count; i++)
+            file->segments[i].file = (int32_t)(i % (size_t)(at + 1));
+    }
+    model_file_close(copy);
+    return status;
 }
 
 const struct expert_source *model_file_source(const struct model_file *file)
@@ -332,14 +362,14 @@ enum sl_status model_file_match(const struct model_file *file, const struct mode
         return sl_error_set(error, SL_ERR_FORMAT, 0,
                             "%s was packed from another checkpoint (fingerprint %016" PRIx64
                             ", the checkpoint has %016" PRIx64 "); pack again",
-                            file->file.path, have->fingerprint, spec->fingerprint);
+                            file->files[0].path, have->fingerprint, spec->fingerprint);
     if (have->layers < spec->layers || have->experts != spec->experts ||
         have->slot_bytes != spec->slot_bytes)
         return sl_error_set(error, SL_ERR_FORMAT, 0,
                             "%s holds %" PRId32 " layers of %" PRId32 " experts of %" PRIu64
                             " bytes, the checkpoint needs %" PRId32 " of %" PRId32 " of %" PRIu64
                             "; pack again",
-                            file->file.path, have->layers, have->experts, have->slot_bytes,
+                            file->files[0].path, have->layers, have->experts, have->slot_bytes,
                             spec->layers, spec->experts, spec->slot_bytes);
     return SL_OK;
 }

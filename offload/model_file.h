@@ -84,6 +84,14 @@ SL_MUST_USE enum sl_status model_file_open(const char *path, bool want_direct,
                                            struct model_file **out, struct sl_error *error);
 void model_file_close(struct model_file *file); /* NULL is fine */
 
+#define MODEL_FILE_COPIES_MAX 8
+
+/* Takes in a copy of the same file, on another disk: experts are then read from the copies in turn,
+ * so that all disks work. `copy` is the file's from here on, also on failure: SL_ERR_FORMAT when
+ * its contents differ, SL_ERR_LIMIT when there are too many. Before the source is used. */
+SL_MUST_USE enum sl_status model_file_add_copy(struct model_file *file, struct model_file *copy,
+                                               struct sl_error *error);
+
 /* Where the slots lie: one segment an expert, with checksums. Valid until the file is closed. */
 const struct expert_source *model_file_source(const struct model_file *file);
 uint64_t model_file_fingerprint(const struct model_file *file);

@@ -1,7 +1,5 @@
-/* Slots of one tier: arena, states, pins and free list; see the header. */
+/* Slots of one tier: states, pins and free list; see the header. */
 #include "offload/slot_pool.h"
-
-#include "offload/arena.h"
 
 static struct slot *slot_at(const struct slot_pool *pool, int32_t slot)
 {
@@ -19,22 +17,18 @@ static void push_free(struct slot_pool *pool, int32_t index)
     pool->free_count++;
 }
 
-enum sl_status slot_pool_init(struct slot_pool *pool, int32_t count, size_t slot_bytes,
-                              struct sl_error *error)
+enum sl_status slot_pool_init(struct slot_pool *pool, uint8_t *memory, int32_t count,
+                              size_t slot_bytes, struct sl_error *error)
 {
-    uint64_t arena_bytes;
-    SL_ASSERT(count > 0);
+    SL_ASSERT(count > 0 && memory);
     SL_ASSERT(slot_bytes > 0 && slot_bytes % SL_PAGE_BYTES == 0);
-    *pool = (struct slot_pool){.slot_bytes = slot_bytes, .count = count, .first_free = -1};
-    bool fits = checked_mul((uint64_t)count, slot_bytes, &arena_bytes) && arena_bytes <= SIZE_MAX;
-    if (fits) pool->slots = calloc((size_t)count, sizeof *pool->slots);
-    if (pool->slots) pool->arena = arena_map((size_t)arena_bytes);
-    if (!pool->arena) {
-        free(pool->slots);
+    *pool = (struct slot_pool){
+        .memory = memory, .slot_bytes = slot_bytes, .count = count, .first_free = -1};
+    pool->slots = calloc((size_t)count, sizeof *pool->slots);
+    if (!pool->slots) {
         *pool = (struct slot_pool){0};
-        return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
-                            "no memory for %d experts of %zu bytes; lower the memory budget",
-                            (int)count, slot_bytes);
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to keep track of %d slots",
+                            (int)count);
     }
     for (int32_t i = count - 1; i >= 0; i--)
         push_free(pool, i);
@@ -43,7 +37,6 @@ enum sl_status slot_pool_init(struct slot_pool *pool, int32_t count, size_t slot
 
 void slot_pool_deinit(struct slot_pool *pool)
 {
-    arena_unmap(pool->arena, (size_t)pool->count * pool->slot_bytes);
     free(pool->slots);
     *pool = (struct slot_pool){0};
 }
@@ -111,7 +104,7 @@ int32_t slot_pool_unpin(struct slot_pool *pool, int32_t index)
 uint8_t *slot_pool_memory(const struct slot_pool *pool, int32_t slot)
 {
     SL_ASSERT(slot >= 0 && slot < pool->count);
-    return pool->arena + (size_t)slot * pool->slot_bytes;
+    return pool->memory + (size_t)slot * pool->slot_bytes;
 }
 
 void slot_pool_check(const struct slot_pool *pool)

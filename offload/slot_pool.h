@@ -1,8 +1,9 @@
-/* The slots of one tier: an arena cut into equal rooms for experts, their states and pins.
+/* The slots of one tier: memory cut into equal rooms for experts, their states and pins.
  *
- * Owns the arena. One thread, the store's. A slot goes EMPTY -> READING -> STAGED -> READY and, by
- * slot_pool_put or slot_pool_fail, back to EMPTY. A pinned slot whose read failed keeps its owner
- * and stays off the free list until the last pin is gone, so that every waiter can learn of it. */
+ * The memory is the caller's, host or device; the pool only computes addresses. One thread, the
+ * store's. A slot goes EMPTY -> READING -> STAGED -> READY and, by slot_pool_put or slot_pool_fail,
+ * back to EMPTY. A pinned slot whose read failed keeps its owner and stays off the free list until
+ * the last pin is gone, so that every waiter can learn of it. */
 #ifndef SLUICE_OFFLOAD_SLOT_POOL_H
 #define SLUICE_OFFLOAD_SLOT_POOL_H
 
@@ -10,7 +11,7 @@
 
 enum slot_state {
     SLOT_EMPTY,   /* no valid bytes */
-    SLOT_READING, /* a read into it is queued or under way */
+    SLOT_READING, /* a read or copy into it is queued or under way */
     SLOT_STAGED,  /* the bytes have arrived, and are being placed and verified */
     SLOT_READY,   /* holds its owner's bytes */
 };
@@ -23,7 +24,7 @@ struct slot {
 };
 
 struct slot_pool {
-    uint8_t *arena; /* [count, slot_bytes] */
+    uint8_t *memory; /* [count, slot_bytes], borrowed */
     size_t slot_bytes;
     int32_t count;
     struct slot *slots; /* [count] */
@@ -31,10 +32,10 @@ struct slot_pool {
     int32_t free_count, ready_count, pinned_count;
 };
 
-/* `count` > 0 slots of `slot_bytes`, a multiple of SL_PAGE_BYTES. SL_ERR_NO_MEMORY leaves nothing
- * behind. */
-SL_MUST_USE enum sl_status slot_pool_init(struct slot_pool *pool, int32_t count, size_t slot_bytes,
-                                          struct sl_error *error);
+/* `count` > 0 slots of `slot_bytes`, a multiple of SL_PAGE_BYTES, in `memory`. SL_ERR_NO_MEMORY
+ * leaves nothing behind. */
+SL_MUST_USE enum sl_status slot_pool_init(struct slot_pool *pool, uint8_t *memory, int32_t count,
+                                          size_t slot_bytes, struct sl_error *error);
 void slot_pool_deinit(struct slot_pool *pool);
 
 /* A free slot, now READING for `owner` (>= 0) without pins; -1 when none is free. */

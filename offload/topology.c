@@ -3,6 +3,7 @@
 
 #include <hwloc.h>
 #include <sched.h>
+#include <string.h>
 #include <unistd.h>
 
 static const char *plural(int32_t count)
@@ -144,4 +145,45 @@ void topology_place(const struct topology *topology, int32_t threads, int32_t *c
         cpus[i] = core->cpu;
         nodes[i] = node;
     }
+}
+
+/* Interleaves over the nodes near the CPUs allowed; false when hwloc or the system will not. */
+static bool interleave(hwloc_topology_t machine, void *memory, size_t bytes)
+{
+    hwloc_const_bitmap_t allowed = hwloc_topology_get_allowed_cpuset(machine);
+    hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
+    if (!nodes) return false;
+    hwloc_cpuset_to_nodeset(machine, allowed, nodes);
+    int refused = hwloc_set_area_membind(machine, memory, bytes, nodes, HWLOC_MEMBIND_INTERLEAVE,
+                                         HWLOC_MEMBIND_BYNODESET);
+    hwloc_bitmap_free(nodes);
+    return refused == 0;
+}
+
+/* Whether the system has but one node with memory, which is cheaper to know than its topology. */
+static bool is_one_node(void)
+{
+    char line[64] = "";
+    FILE *file = fopen("/sys/devices/system/node/has_memory", "re");
+    if (!file) return true;
+    bool one = !fgets(line, sizeof line, file) || !strpbrk(line, ",-");
+    fclose(file);
+    return one;
+}
+
+void topology_place_memory(void *memory, size_t bytes, char *text, size_t text_bytes)
+{
+    struct topology topology;
+    hwloc_topology_t machine;
+    text[0] = 0;
+    if (is_one_node()) return;
+    topology_detect(&topology);
+    if (!topology.known || topology.node_count < 2) return;
+    if (hwloc_topology_init(&machine) != 0) return;
+    bool placed = hwloc_topology_load(machine) == 0 && interleave(machine, memory, bytes);
+    hwloc_topology_destroy(machine);
+    if (placed)
+        snprintf(text, text_bytes, "on %d nodes in turn", (int)topology.node_count);
+    else
+        snprintf(text, text_bytes, "on whichever of %d nodes", (int)topology.node_count);
 }

@@ -32,6 +32,12 @@ void topology_detect(struct topology *out);
 void topology_place(const struct topology *topology, int32_t threads, int32_t *cpus,
                     int32_t *nodes);
 
+/* Spreads memory that nobody has touched yet over the NUMA nodes of the CPUs this process may use,
+ * page by page in turn: workers on every node read every expert, so each node's memory gives its
+ * share of the bandwidth, which measured better elsewhere than all of it on the nearest. Writes
+ * what was done as text for the user ("on 2 nodes in turn"); "" where there is one node only. */
+void topology_place_memory(void *memory, size_t bytes, char *text, size_t text_bytes);
+
 /* What topology_detect makes of a machine as hwloc describes synthetic ones, such as
  * "node:2 core:4 pu:2", with the CPUs `allowed` ("0-3,8"; NULL: all); false when either cannot be
  * read or no CPU is left. For tests. */

@@ -69,6 +69,7 @@ static void choose_expert_ram(const struct budget_request *request, struct budge
     out->expert_ram_bytes = request->ram_bytes;
     if (request->ram_bytes == 0) {
         uint64_t kept = taken + BUDGET_RESERVE_BYTES;
+        if (request->device_is_ram) kept += request->device_bytes;
         uint64_t spare = out->available_bytes > kept ? out->available_bytes - kept : 0;
         out->expert_ram_bytes = spare < all ? spare : all;
         if (out->expert_ram_bytes < out->expert_ram_min_bytes)
@@ -80,9 +81,27 @@ static void choose_expert_ram(const struct budget_request *request, struct budge
     out->slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
 }
 
+/* How many experts the device holds, and whether they are in RAM as well. */
+static void choose_device(const struct budget_request *request, struct budget *out)
+{
+    uint64_t slots = request->device_bytes / request->source->slot_bytes;
+    out->device_bytes = request->device_bytes;
+    out->device_is_ram = request->device_is_ram;
+    out->device_slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
+    out->exclusive =
+        out->device_slots > 0 && expert_sharing_is_exclusive((enum expert_sharing)request->tiers,
+                                                             out->slots, out->experts_total);
+}
+
+_Static_assert((int)SL_TIERS_AUTO == EXPERT_SHARING_AUTO, "same order");
+_Static_assert((int)SL_TIERS_EXCLUSIVE == EXPERT_EXCLUSIVE, "same order");
+_Static_assert((int)SL_TIERS_INCLUSIVE == EXPERT_INCLUSIVE, "same order");
+
 static void judge(struct budget *out)
 {
-    uint64_t need = out->session_bytes + out->workspace_bytes + out->expert_ram_bytes;
+    uint64_t need = out->session_bytes + out->workspace_bytes + out->expert_ram_bytes +
+                    (out->device_is_ram ? out->device_bytes : 0);
+    bool keeps = out->device_slots > 0 && !out->exclusive && out->slots < out->experts_total;
     out->fits = true;
     if (out->slots < out->slots_min) {
         out->fits = false;
@@ -91,6 +110,17 @@ static void judge(struct budget *out)
                  " experts at a time",
                  out->expert_ram_min_bytes, (double)out->expert_ram_min_bytes / 1048576.0,
                  out->slots_min);
+    } else if (out->device_bytes && out->device_slots == 0) {
+        out->fits = false;
+        snprintf(out->advice, sizeof out->advice,
+                 "%" PRIu64 " bytes of device memory hold no expert: give it more, or none",
+                 out->device_bytes);
+    } else if (keeps && out->slots < out->device_slots + out->slots_min) {
+        out->fits = false;
+        snprintf(out->advice, sizeof out->advice,
+                 "inclusive tiers keep the device's %" PRId32 " experts in RAM, which has room for "
+                 "%" PRId32 ": give more --ram, or --tiers exclusive",
+                 out->device_slots, out->slots);
     } else if (out->available_bytes && need > out->available_bytes) {
         out->fits = false;
         snprintf(out->advice, sizeof out->advice,
@@ -128,6 +158,7 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     out->staging_bytes = expert_fetcher_staging_bytes(source, BUDGET_READ_DEPTH);
     out->expert_ram_min_bytes = out->staging_bytes + (uint64_t)out->slots_min * source->slot_bytes;
     choose_expert_ram(request, out);
+    choose_device(request, out);
     judge(out);
     SL_ASSERT(out->slots >= 0 && out->slots <= out->experts_total);
     return SL_OK;

@@ -2,6 +2,7 @@
 #ifndef SLUICE_RUNTIME_BUDGET_H
 #define SLUICE_RUNTIME_BUDGET_H
 
+#include "offload/expert_store.h"
 #include "runtime/model.h"
 #include "runtime/sl.h"
 
@@ -9,8 +10,11 @@ struct budget_request {
     const struct model *model;
     const struct expert_source *source; /* packed or unpacked */
     uint64_t ram_bytes;                 /* for routed experts; 0: what the machine can spare */
-    int32_t context_tokens;             /* 0: the default */
-    int32_t chunk_tokens;               /* 0: the default */
+    uint64_t device_bytes;              /* of a device, for routed experts; 0: no device */
+    bool device_is_ram;                 /* it is simulated: its memory is this machine's */
+    enum sl_tiers tiers;
+    int32_t context_tokens; /* 0: the default */
+    int32_t chunk_tokens;   /* 0: the default */
     enum sl_numerics numerics;
 };
 
@@ -26,6 +30,10 @@ struct budget {
     uint64_t expert_ram_min_bytes;        /* the smallest bound that runs one token */
     int32_t slots_min;                    /* fewer cannot run one token */
     int32_t slots;                        /* that expert_ram_bytes holds beside the staging */
+    uint64_t device_bytes;                /* bound for device slots; 0 without a device */
+    int32_t device_slots;                 /* that device_bytes holds */
+    bool exclusive;                       /* what is on the device need not be in RAM */
+    bool device_is_ram;
     int32_t experts_total;
     bool fits;        /* all of it in available_bytes, and slots_min in the bound */
     char advice[256]; /* what to change when it does not; else "" */

@@ -1,6 +1,7 @@
 /* Opening and closing an engine: model, experts' source, memory plan, store, tokenizer. */
 #include "runtime/engine.h"
 
+#include "offload/device_sim.h"
 #include "offload/topology.h"
 #include "runtime/pack.h"
 
@@ -48,6 +49,9 @@ static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_option
     struct budget_request request = {.model = engine->model,
                                      .source = &engine->source,
                                      .ram_bytes = options->ram_bytes,
+                                     .device_bytes = options->sim_device_bytes,
+                                     .device_is_ram = true,
+                                     .tiers = options->tiers,
                                      .context_tokens = options->context_tokens,
                                      .chunk_tokens = options->chunk_tokens,
                                      .numerics = options->numerics};
@@ -58,14 +62,39 @@ static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_option
     return SL_OK;
 }
 
+/* The simulated link where nothing else is asked for: PCIe 4 with sixteen lanes. */
+#define ENGINE_SIM_LINK_BYTES_PER_SECOND 25000000000u
+#define ENGINE_SIM_LATENCY_NS            10000u
+
+static enum sl_status open_device(sl_engine *engine, const struct sl_engine_options *options,
+                                  struct sl_error *error)
+{
+    uint64_t rate = options->sim_link_bytes_per_second;
+    if (!rate) rate = ENGINE_SIM_LINK_BYTES_PER_SECOND;
+    struct device_sim_options device = {.memory_bytes = options->sim_device_bytes,
+                                        .bytes_per_second = {rate, rate},
+                                        .latency_ns = ENGINE_SIM_LATENCY_NS,
+                                        .threads = true};
+    if (engine->device || !options->sim_device_bytes) return SL_OK;
+    return device_sim_create(&device, &engine->device, error);
+}
+
 static enum sl_status open_store(sl_engine *engine, const struct sl_engine_options *options,
-                                 const struct io_ops *io, struct sl_error *error)
+                                 const struct engine_overrides *overrides, struct sl_error *error)
 {
     struct expert_store_options store = {.source = &engine->source,
+                                         .device = engine->device,
+                                         .device_bytes = engine->budget.device_bytes,
+                                         .sharing = (enum expert_sharing)options->tiers,
+                                         .rule = overrides->rule,
+                                         .policy = overrides->policy,
+                                         .clock = overrides->clock,
+                                         .prefetch_max = overrides->prefetch_max,
+                                         .patience_ns = overrides->patience_ns,
                                          .ram_bytes = engine->budget.expert_ram_bytes,
                                          .slots_min = engine->budget.slots_min,
                                          .depth = BUDGET_READ_DEPTH,
-                                         .io_override = io,
+                                         .io_override = overrides->io,
                                          .io = options->io == SL_IO_URING   ? IO_URING
                                                : options->io == SL_IO_PREAD ? IO_PREAD
                                                                             : IO_AUTO};
@@ -157,21 +186,35 @@ static enum sl_status open_tokenizer(sl_engine *engine, const struct sl_engine_o
 enum sl_status sl_engine_open(const struct sl_engine_options *options, sl_engine **out,
                               struct sl_error *error)
 {
-    return engine_open_with_io(options, NULL, out, error);
+    return engine_open_with(options, NULL, out, error);
 }
 
 enum sl_status engine_open_with_io(const struct sl_engine_options *options, const struct io_ops *io,
                                    sl_engine **out, struct sl_error *error)
 {
+    return engine_open_with(options, &(struct engine_overrides){.io = io}, out, error);
+}
+
+enum sl_status engine_open_with(const struct sl_engine_options *options,
+                                const struct engine_overrides *overrides, sl_engine **out,
+                                struct sl_error *error)
+{
+    static const struct engine_overrides none;
+    if (!overrides) overrides = &none;
     *out = NULL;
     sl_engine *engine = calloc(1, sizeof *engine);
-    if (!engine) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    if (!engine) {
+        if (overrides->device) overrides->device->ops->destroy(overrides->device);
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    }
+    engine->device = overrides->device;
     engine->numerics = options->numerics;
     enum sl_status status = open_model(engine, options, error);
     if (status == SL_OK)
         status = pack_open_source(engine->model, options, &engine->packed, &engine->source, error);
     if (status == SL_OK) status = make_plan(engine, options, error);
-    if (status == SL_OK) status = open_store(engine, options, io, error);
+    if (status == SL_OK) status = open_device(engine, options, error);
+    if (status == SL_OK) status = open_store(engine, options, overrides, error);
     if (status == SL_OK) status = open_compute(engine, options, error);
     if (status == SL_OK) status = open_tokenizer(engine, options, error);
     if (status != SL_OK) {
@@ -190,6 +233,7 @@ void sl_engine_close(sl_engine *engine)
     workspace_destroy(engine->workspace);
     if (engine->stream) engine->forward.ops->stream_destroy(engine->stream);
     expert_store_destroy(engine->store);
+    if (engine->device) engine->device->ops->destroy(engine->device);
     model_file_close(engine->packed);
     model_close(engine->model);
     free(engine);
@@ -246,6 +290,23 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
                              .session_bytes = engine->budget.session_bytes,
                              .threads = engine->threads,
                              .threads_pinned = cpu_stream_pinned(engine->stream)};
+    out->device_slots = store.device_slots;
+    out->from_disk = store.from[EXPERT_TIER_DISK];
+    out->from_ram = store.from[EXPERT_TIER_HOST];
+    out->from_device = store.from[EXPERT_TIER_DEVICE];
+    out->on_cpu = store.lanes[EXPERT_LANE_CPU];
+    out->on_device = store.lanes[EXPERT_LANE_DEVICE];
+    out->bytes_up = store.bytes_up;
+    out->bytes_down = store.bytes_down;
+    out->promotions = store.promotions;
+    out->demotions = store.demotions;
+    out->redirects = store.redirects;
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
+    snprintf(out->memory, sizeof out->memory, "%s", expert_store_describe_memory(engine->store));
     snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
+}
+
+const char *sl_engine_notice(const sl_engine *engine, int32_t idx)
+{
+    return expert_store_notice(engine->store, idx);
 }

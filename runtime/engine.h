@@ -3,6 +3,7 @@
 #define SLUICE_RUNTIME_ENGINE_H
 
 #include "kernels/cpu_isa.h"
+#include "kernels/device.h"
 #include "offload/model_file.h"
 #include "runtime/budget.h"
 #include "runtime/forward.h"
@@ -17,6 +18,7 @@ struct sl_engine {
     struct expert_source source; /* packed's or the model's */
     struct budget budget;
     struct stream *stream;
+    struct device *device; /* NULL: none */
     struct workspace *workspace;
     struct expert_store *store;
     sl_tokenizer *tokenizer; /* NULL without tokenizer.json */
@@ -27,7 +29,24 @@ struct sl_engine {
     int32_t sessions; /* open */
 };
 
-/* sl_engine_open with another door to the disk; NULL: the usual one. For tests of faults. */
+/* What tests put in the place of the usual. */
+struct engine_overrides {
+    const struct io_ops *io; /* the door to the disk; NULL: the usual one */
+    struct device *device;   /* NULL: the options'; else theirs for its bytes, and the engine's
+                                from here on, also when opening fails */
+    enum dispatch_rule rule;
+    enum residency_policy policy;
+    struct clock clock;
+    int32_t prefetch_max; /* 0: the usual; below 0: none */
+    uint64_t patience_ns; /* 0: the usual */
+};
+
+/* sl_engine_open with some things replaced; NULL: none. */
+SL_MUST_USE enum sl_status engine_open_with(const struct sl_engine_options *options,
+                                            const struct engine_overrides *overrides,
+                                            sl_engine **out, struct sl_error *error);
+
+/* The same with another door to the disk. For tests of faults. */
 SL_MUST_USE enum sl_status engine_open_with_io(const struct sl_engine_options *options,
                                                const struct io_ops *io, sl_engine **out,
                                                struct sl_error *error);

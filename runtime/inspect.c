@@ -87,6 +87,9 @@ static enum sl_status plan(struct inspection *inspection, const struct sl_engine
     struct budget_request request = {.model = inspection->model,
                                      .source = source,
                                      .ram_bytes = options->ram_bytes,
+                                     .device_bytes = options->sim_device_bytes,
+                                     .device_is_ram = true,
+                                     .tiers = options->tiers,
                                      .context_tokens = options->context_tokens,
                                      .chunk_tokens = options->chunk_tokens,
                                      .numerics = options->numerics};

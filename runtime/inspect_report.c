@@ -28,7 +28,7 @@ static uint64_t total_bytes(const struct inspection *inspection)
 {
     const struct budget *budget = &inspection->budget;
     return budget->dense_bytes + budget->expert_ram_bytes + budget->session_bytes +
-           budget->workspace_bytes;
+           budget->workspace_bytes + (budget->device_is_ram ? budget->device_bytes : 0);
 }
 
 static uint64_t total_parameters(const struct inspection *inspection)
@@ -119,6 +119,12 @@ static void print_places(FILE *out, const struct inspection *inspection)
     snprintf(where, sizeof where, "RAM, %" PRId32 " of %" PRId32 " experts",
              inspection->budget.slots, budget->experts_total);
     print_row(out, "  of them", (uint64_t)inspection->budget.slots * inspection->slot_bytes, where);
+    if (budget->device_slots) {
+        snprintf(where, sizeof where, "simulated device, %" PRId32 " experts, %s",
+                 budget->device_slots,
+                 budget->exclusive ? "exclusive of those in RAM" : "all of them in RAM as well");
+        print_row(out, "  of them", (uint64_t)budget->device_slots * inspection->slot_bytes, where);
+    }
     if (inspection->budget.staging_bytes)
         print_row(out, "  on their way", inspection->budget.staging_bytes,
                   "RAM, pack to do without");
@@ -137,6 +143,8 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     print_row(out, "bound for experts", budget->expert_ram_bytes, "--ram");
     print_row(out, "least for experts", inspection->budget.expert_ram_min_bytes,
               "the smallest --ram that runs");
+    if (budget->device_bytes)
+        print_row(out, "bound for the device", budget->device_bytes, "--sim-device");
     print_row(out, "free on this machine", budget->available_bytes, "now");
     fprintf(out, "fits        %s%s\n",
             inspection->budget.fits ? "yes" : "no: ", inspection->budget.advice);
@@ -207,7 +215,8 @@ static json_t *memory_json(const struct inspection *inspection)
 {
     const struct budget *b = &inspection->budget;
     return json_pack(
-        "{s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i, s:b}",
+        "{s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i, s:b, s:o, s:i, "
+        "s:b}",
         "context_tokens", b->context_tokens, "chunk_tokens", b->chunk_tokens, "dense_bytes",
         json_bytes(b->dense_bytes), "session_bytes", json_bytes(b->session_bytes),
         "workspace_bytes", json_bytes(b->workspace_bytes), "expert_ram_bytes",
@@ -216,7 +225,8 @@ static json_t *memory_json(const struct inspection *inspection)
         json_bytes(inspection->budget.expert_ram_min_bytes), "total_bytes",
         json_bytes(total_bytes(inspection)), "available_bytes", json_bytes(b->available_bytes),
         "slots", inspection->budget.slots, "slots_min", b->slots_min, "experts", b->experts_total,
-        "fits", inspection->budget.fits);
+        "fits", inspection->budget.fits, "device_bytes", json_bytes(b->device_bytes),
+        "device_slots", b->device_slots, "exclusive", b->exclusive);
 }
 
 static json_t *processor_json(const struct inspection *inspection)

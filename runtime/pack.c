@@ -41,6 +41,24 @@ static char *default_path(const char *model_dir)
     return asprintf(&path, "%s/%s", model_dir, PACK_FILE_NAME) < 0 ? NULL : path;
 }
 
+/* Opens "FILE" or "FILE,FILE...", copies of each other; a name with a comma that exists is one
+ * file. Cuts `paths` up. */
+static enum sl_status open_copies(char *paths, bool want_direct, struct model_file **packed,
+                                  struct sl_error *error)
+{
+    char *rest = paths;
+    if (access(paths, F_OK) == 0) return model_file_open(paths, want_direct, packed, error);
+    for (char *path = strsep(&rest, ","); path; path = strsep(&rest, ",")) {
+        struct model_file *file;
+        SL_TRY(model_file_open(path, want_direct, &file, error));
+        if (*packed)
+            SL_TRY(model_file_add_copy(*packed, file, error));
+        else
+            *packed = file;
+    }
+    return SL_OK;
+}
+
 enum sl_status pack_open_source(const struct model *model, const struct sl_engine_options *options,
                                 struct model_file **packed, struct expert_source *source,
                                 struct sl_error *error)
@@ -54,7 +72,7 @@ enum sl_status pack_open_source(const struct model *model, const struct sl_engin
     if (!path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to open the experts");
     bool is_unpacked = !*path || (!options->experts_file && access(path, F_OK) != 0);
     if (is_unpacked) goto out;
-    status = model_file_open(path, !options->buffered_io, packed, error);
+    status = open_copies(path, !options->buffered_io, packed, error);
     if (status == SL_OK) status = pack_spec(model, &spec, error);
     if (status == SL_OK) status = model_file_match(*packed, &spec, error);
     if (status != SL_OK) {

@@ -83,19 +83,29 @@ enum sl_numerics {
 
 enum sl_io { SL_IO_AUTO, SL_IO_URING, SL_IO_PREAD };
 
+/* Whether an expert in device memory keeps its place in RAM. AUTO: where RAM holds them all. */
+enum sl_tiers { SL_TIERS_AUTO, SL_TIERS_EXCLUSIVE, SL_TIERS_INCLUSIVE };
+
 /* Progress of opening: `what` names the step; return false to cancel. */
 typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, uint64_t total);
 
 struct sl_engine_options {
     const char *model_dir;
-    const char *experts_file; /* packed experts; NULL: DIR/experts.sluice if there; "": unpacked */
-    uint64_t ram_bytes;       /* for routed experts; 0: what the machine can spare */
-    int32_t threads;          /* 0: one per physical core this process may use */
-    const char *cpu_isa;      /* "portable", "avx2", "avx512" or "amx"; NULL: the best there is */
-    int32_t context_tokens;   /* most tokens of a session; 0: 4096 or the model's, if smaller */
-    int32_t chunk_tokens;     /* most prompt tokens computed at once; 0: 256 */
+    /* Packed experts, or copies of them on several disks, "FILE,FILE": read from in turn; NULL:
+     * DIR/experts.sluice if there; "": unpacked. */
+    const char *experts_file;
+    uint64_t ram_bytes;     /* for routed experts; 0: what the machine can spare */
+    int32_t threads;        /* 0: one per physical core this process may use */
+    const char *cpu_isa;    /* "portable", "avx2", "avx512" or "amx"; NULL: the best there is */
+    int32_t context_tokens; /* most tokens of a session; 0: 4096 or the model's, if smaller */
+    int32_t chunk_tokens;   /* most prompt tokens computed at once; 0: 256 */
     enum sl_numerics numerics;
     enum sl_io io;
+    enum sl_tiers tiers;
+    /* A simulated device with that much memory for experts, behind a link of that many bytes per
+     * second in each direction (0: 25 GB/s); 0: none. The CPU computes what lies there, so results
+     * are the same; for tests and demonstrations. */
+    uint64_t sim_device_bytes, sim_link_bytes_per_second;
     bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
     bool buffered_io;        /* do not try O_DIRECT */
     bool with_mtp;           /* load the MTP block */
@@ -129,11 +139,22 @@ struct sl_stats {
     int32_t expert_slots, expert_slots_total; /* in RAM; experts in the model */
     uint64_t dense_bytes, session_bytes;      /* mapped weights; of one session */
     char io[160];                             /* how experts are read */
-    char cpu_isa[16];                         /* the kernels' instruction set */
-    int32_t threads, threads_pinned;          /* that compute; those kept on a core of their own */
+    char memory[256];                         /* what they are kept in */
+    /* With a device: its slots; experts asked for by where they were, and by who computed them. */
+    int32_t device_slots;
+    uint64_t from_disk, from_ram, from_device, on_cpu, on_device;
+    uint64_t bytes_up, bytes_down;   /* copied to the device, and from it */
+    uint64_t promotions, demotions;  /* unasked copies up; victims that went back to RAM */
+    uint64_t redirects;              /* experts whose copy was given up: the CPU took them */
+    char cpu_isa[16];                /* the kernels' instruction set */
+    int32_t threads, threads_pinned; /* that compute; those kept on a core of their own */
 };
 
 SL_API void sl_engine_stats(const sl_engine *engine, struct sl_stats *out);
+
+/* Sentences on degraded service so far, such as a link that failed or memory that could not be had,
+ * by index from 0; NULL behind the last. Engine-owned, valid until the next call. */
+SL_API const char *sl_engine_notice(const sl_engine *engine, int32_t idx);
 
 /* ---- session ------------------------------------------------------------------------------ */
 
@@ -215,6 +236,60 @@ SL_API SL_MUST_USE enum sl_status sl_verify(const char *packed_file, const char 
 SL_API SL_MUST_USE enum sl_status sl_synth(const char *preset, const char *directory,
                                            int32_t layers, uint64_t seed, sl_progress_fn progress,
                                            void *context, struct sl_error *error);
+
+/* ---- before a machine is bought ------------------------------------------------------------ */
+
+/* A machine in figures; bytes, and bytes/s of experts. Rates of 0: there is no such lane. */
+struct sl_machine {
+    uint64_t gpu_bytes; /* 0: no GPU */
+    uint64_t ram_bytes;
+    double gpu_rate;  /* device memory as expert kernels read it */
+    double link_rate; /* host memory to GPU */
+    double cpu_rate;  /* experts computed by the CPU from RAM */
+    double disk_rate;
+    double memory_rate; /* link and CPU together; 0: their sum */
+};
+
+struct sl_simulation {
+    const char *trace;         /* a recorded trace; NULL: synthetic routing */
+    const char *preset;        /* "base", "long-topics" or "stress"; without a trace */
+    const char *policy;        /* "blend", "lru", "lfu", "static" or "clairvoyant" */
+    struct sl_machine machine; /* gpu_bytes and ram_bytes: for experts alone */
+    int32_t layers, experts, top, hash_layers; /* without a trace */
+    uint64_t expert_bytes;                     /* 0: as the trace says */
+    double dense_seconds;                      /* of a token, outside its experts */
+    double recall, precision; /* of guesses of a router one layer early; recall 0: none */
+    bool hash_exact;          /* prefetch of hash layers from the token id */
+    bool inclusive;           /* what the GPU holds stays in RAM as well */
+    uint64_t warm_tokens, tokens;
+    uint64_t seed;
+};
+
+/* The published shape of V4-Flash on an H100 with 128 GiB RAM. */
+SL_API struct sl_simulation sl_simulation_default(void);
+
+/* Plays a trace through residency, prefetch and dispatch under a virtual clock; hit rates, bytes
+ * and speeds as text or JSON. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_simulate(const struct sl_simulation *simulation, bool json,
+                                              char **report, struct sl_error *error);
+
+struct sl_plan_options {
+    const char *model_dir; /* of config.json, no weights needed; NULL: by `shape` */
+    const char *shape;     /* "flash" */
+    struct sl_machine machine;
+    uint64_t dense_bytes; /* weights that every token reads; 0: those of V4-Flash */
+};
+
+/* V4-Flash on an H100 with 128 GiB RAM and one disk of 7 GB/s. */
+SL_API struct sl_plan_options sl_plan_options_default(void);
+/* Takes the RAM of the machine this runs on, and no GPU. */
+SL_API void sl_machine_this(struct sl_machine *machine);
+
+/* Whether the model would fit, where its bytes would live, and how fast it would run, each figure
+ * with what it assumes, as text or JSON. SL_ERR_UNSUPPORTED for a shape whose sizes are not
+ * published. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_plan(const struct sl_plan_options *options, bool json,
+                                          char **report, struct sl_error *error);
 
 #ifdef __cplusplus
 }

@@ -141,18 +141,24 @@ static int32_t choose_ready(const struct sim_door *door)
     return -1;
 }
 
+static void next_turn(struct sim_door *door)
+{
+    door->turn++;
+    if (current_plan.tick) current_plan.tick(current_plan.tick_context);
+}
+
 static int32_t sim_reap(struct io *io, struct io_read **out, int32_t max, int32_t wait_for)
 {
     struct sim_door *door = (struct sim_door *)io;
     int32_t count = 0;
     SL_ASSERT(wait_for <= max && wait_for <= door->count);
     if (current_plan.reap_fails) return -EBADF;
-    door->turn++;
+    next_turn(door);
     while (count < max) {
         int32_t at = choose_ready(door);
         if (at < 0 && count >= wait_for) break;
         if (at < 0) {
-            door->turn++;
+            next_turn(door);
             continue;
         }
         struct io_read *read = door->pending[at].read;

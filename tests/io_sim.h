@@ -30,6 +30,8 @@ struct io_sim_plan {
     bool reap_fails;             /* the door as a whole is broken: reap returns -EBADF */
     struct io_sim_fault faults[IO_SIM_FAULTS_MAX];
     int32_t fault_count;
+    void (*tick)(void *context); /* called for every turn, to move a test's clock; or NULL */
+    void *tick_context;
 };
 
 /* Copies the plan; before the door is opened, or while it is. */

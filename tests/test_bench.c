@@ -101,6 +101,18 @@ static void generate_runs_a_small_model(void **state)
     free(directory);
 }
 
+static void decisions_are_simulated_at_tiny_sizes(void **state)
+{
+    char *directory = test_make_directory("bench");
+    (void)state;
+    check_lines(BENCH(directory, "residency", "--tokens", "16"), "residency", 60);
+    check_lines(BENCH(directory, "dispatch", "--tokens", "16"), "dispatch", 91);
+    check_lines(BENCH(directory, "hosts", "--tokens", "16"), "hosts", 80);
+    check_lines(BENCH(directory, "cost", "--tokens", "16", "--rounds", "1"), "cost", 4);
+    test_remove_tree(directory);
+    free(directory);
+}
+
 static void what_cannot_be_measured_is_an_error(void **state)
 {
     static const struct {
@@ -134,6 +146,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(disk_reads_any_file_packed_and_unpacked),
         cmocka_unit_test(generate_runs_a_small_model),
+        cmocka_unit_test(decisions_are_simulated_at_tiny_sizes),
         cmocka_unit_test(what_cannot_be_measured_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

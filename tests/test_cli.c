@@ -92,7 +92,7 @@ static void every_command_explains_itself(void **state)
 {
     const struct fixture *f = *state;
     static const char *const names[] = {"run",    "chat",  "inspect", "pack",
-                                        "verify", "synth", "debug"};
+                                        "verify", "synth", "plan", "simulate", "debug"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct program_outcome direct = RUN(f, "", names[i], "--help");
         struct program_outcome asked = RUN(f, "", "help", names[i]);

@@ -29,6 +29,7 @@ struct world {
     struct group groups[GROUPS_MAX];
     int32_t slots, pinned;
     uint64_t state, views, failed_views;
+    int64_t token_clock;
     bool faults_expected;
 };
 
@@ -70,7 +71,7 @@ static void step_acquire(struct world *world, struct group *group)
     int32_t limit = min_i32(GROUP_MAX, world->slots);
     int32_t count = (int32_t)test_random_below(&world->state, (uint32_t)limit + 1);
     choose_refs(world, refs, count);
-    enum sl_status status = expert_store_acquire(world->store, refs, count, group->views);
+    enum sl_status status = expert_store_acquire(world->store, refs, NULL, count, group->views);
     if (world->pinned + count > world->slots) {
         /* Shared experts may still make it fit; nothing is pinned when it does not. */
         if (status == SL_ERR_BUSY) return;
@@ -128,10 +129,15 @@ static void run_steps(struct world *world, int32_t steps)
         case 6: {
             int32_t count = (int32_t)test_random_below(&world->state, GROUP_MAX + 1);
             choose_refs(world, refs, count);
-            expert_store_prefetch(world->store, refs, count);
+            test_guess(world->store, refs, count, world->token_clock + 2);
             break;
         }
-        default: expert_store_poll(world->store); break;
+        default:
+            world->token_clock += test_random_below(&world->state, 2);
+            expert_store_layer(world->store, world->token_clock,
+                               (int32_t)test_random_below(&world->state, LAYERS), 1);
+            expert_store_poll(world->store);
+            break;
         }
         expert_store_check(world->store);
         check_stats(world);
@@ -277,7 +283,7 @@ static void close_fixture(struct fixture *fixture)
 static void acquire_and_wait(struct expert_store *store, int32_t index, struct expert_view *view)
 {
     struct expert_ref ref = ref_of(index);
-    assert_int_equal(expert_store_acquire(store, &ref, 1, view), SL_OK);
+    assert_int_equal(expert_store_acquire(store, &ref, NULL, 1, view), SL_OK);
     expert_store_wait(store, view, 1);
     assert_int_equal(view->state, EXPERT_VIEW_READY);
 }
@@ -291,6 +297,7 @@ static void test_the_least_recently_used_expert_gives_way(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 3, 2, &(struct io_sim_plan){0});
     for (size_t i = 0; i < SL_COUNT_OF(order); i++) {
+        expert_store_layer(fixture.store, (int64_t)i, 0, 1);
         acquire_and_wait(fixture.store, order[i], &view);
         expert_store_release(fixture.store, &view, 1);
     }
@@ -314,12 +321,12 @@ static void test_acquire_beyond_the_slots_is_busy_and_pins_nothing(void **state)
     struct expert_store_stats stats;
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 2, 2, &(struct io_sim_plan){0});
-    assert_int_equal(expert_store_acquire(fixture.store, first, 2, held), SL_OK);
-    assert_int_equal(expert_store_acquire(fixture.store, second, 2, views), SL_ERR_BUSY);
+    assert_int_equal(expert_store_acquire(fixture.store, first, NULL, 2, held), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, second, NULL, 2, views), SL_ERR_BUSY);
     expert_store_release(fixture.store, held, 2);
     expert_store_stats_get(fixture.store, &stats);
     assert_int_equal(stats.slots_pinned, 0);
-    assert_int_equal(expert_store_acquire(fixture.store, second, 2, views), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, second, NULL, 2, views), SL_OK);
     expert_store_release(fixture.store, views, 2);
     expert_store_check(fixture.store);
     close_fixture(&fixture);
@@ -333,8 +340,8 @@ static void test_two_callers_share_one_read(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 4, 2,
                  &(struct io_sim_plan){.latency_turns_max = 9});
-    assert_int_equal(expert_store_acquire(fixture.store, &ref, 1, &a), SL_OK);
-    assert_int_equal(expert_store_acquire(fixture.store, &ref, 1, &b), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, &ref, NULL, 1, &a), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, &ref, NULL, 1, &b), SL_OK);
     expert_store_wait(fixture.store, &a, 1);
     expert_store_wait(fixture.store, &b, 1);
     assert_ptr_equal(a.data, b.data);
@@ -354,7 +361,7 @@ static void test_prefetched_experts_are_hits_and_pinned_ones_stay(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 2, 4, &(struct io_sim_plan){0});
     acquire_and_wait(fixture.store, 0, &view);
-    expert_store_prefetch(fixture.store, refs, 1);
+    test_guess(fixture.store, refs, 1, 1);
     for (int i = 0; i < 4; i++)
         expert_store_poll(fixture.store);
     assert_true(expert_store_is_resident(fixture.store, refs[0]));
@@ -362,7 +369,7 @@ static void test_prefetched_experts_are_hits_and_pinned_ones_stay(void **state)
     expert_store_stats_get(fixture.store, &stats);
     assert_int_equal(stats.hits, 1);
     assert_int_equal(stats.misses, 1);
-    expert_store_prefetch(fixture.store, refs, 3); /* every slot is pinned: nothing may move */
+    test_guess(fixture.store, refs, 3, 1); /* every slot is pinned: nothing may move */
     for (int i = 0; i < 8; i++)
         expert_store_poll(fixture.store);
     assert_true(expert_store_is_resident(fixture.store, ref_of(0)));
@@ -381,13 +388,59 @@ static void test_reads_in_flight_stay_within_the_depth(void **state)
     for (int32_t i = 0; i < 12; i++)
         refs[i] = ref_of(i);
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 12, 3, &(struct io_sim_plan){0});
-    assert_int_equal(expert_store_acquire(fixture.store, refs, 12, views), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 12, views), SL_OK);
     for (int32_t i = 0; i < 12; i++)
         expert_store_wait(fixture.store, views, 12);
     for (int32_t i = 0; i < 12; i++)
         assert_int_equal(views[i].state, EXPERT_VIEW_READY);
     assert_int_equal(io_sim_counts_get().in_flight_max, 3);
     expert_store_release(fixture.store, views, 12);
+    close_fixture(&fixture);
+}
+
+static void test_a_busy_disk_does_not_hold_up_another(void **state)
+{
+    struct fixture fixture = {0};
+    struct expert_view views[8];
+    struct expert_ref refs[8];
+    struct sl_error error;
+    int32_t ready[2] = {0};
+    (void)state;
+    test_experts_init(&fixture.experts, TEST_EXPERTS_PACKED, LAYERS, EXPERTS, false, 5);
+    struct test_experts *experts = &fixture.experts;
+    /* The same file twice, the second time as if it lay on another disk. */
+    assert_int_equal(io_file_open(experts->files[0].path, false, &experts->files[1], &error),
+                     SL_OK);
+    experts->files[1].device++;
+    experts->source.file_count = 2;
+    experts->source.checksums = experts->checksums; /* or the files' identity would be looked at */
+    for (int32_t i = 0; i < LAYERS * EXPERTS; i++)
+        experts->segments[i].file = i % 2;
+    for (int32_t i = 0; i < 8; i++)
+        refs[i] = ref_of(i);
+    struct expert_store_options options = {.source = &experts->source,
+                                           .ram_bytes = 8 * experts->source.slot_bytes,
+                                           .depth = 1,
+                                           .io_override = &io_sim_ops};
+    io_sim_set_plan(&(struct io_sim_plan){
+        .fault_count = 1,
+        .faults = {{.file = 0, .bytes = UINT32_MAX, .stall_turns = 1000}},
+    });
+    assert_int_equal(expert_store_create(&options, &fixture.store, &error), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 8, views), SL_OK);
+    for (int32_t i = 0; i < 20; i++)
+        expert_store_poll(fixture.store);
+    for (int32_t i = 0; i < 8; i++)
+        ready[i % 2] += expert_store_is_resident(fixture.store, refs[i]);
+    assert_int_equal(ready[0], 0);
+    assert_int_equal(ready[1], 4);
+    assert_int_equal(io_sim_counts_get().in_flight_max, 2); /* one of each disk */
+    for (int32_t i = 0; i < 8; i++)
+        while (views[i].state == EXPERT_VIEW_PENDING)
+            expert_store_wait(fixture.store, views, 8);
+    for (int32_t i = 0; i < 8; i++)
+        assert_memory_equal(views[i].data, test_experts_slot(experts, refs[i]), 8192);
+    expert_store_release(fixture.store, views, 8);
     close_fixture(&fixture);
 }
 
@@ -403,7 +456,7 @@ static void test_a_broken_door_fails_every_view_and_hangs_nobody(void **state)
                  &(struct io_sim_plan){.latency_turns_max = 3});
     io_sim_set_plan(&(struct io_sim_plan){.reap_fails = true});
     for (int round = 0; round < 2; round++) {
-        assert_int_equal(expert_store_acquire(fixture.store, refs, 6, views), SL_OK);
+        assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 6, views), SL_OK);
         for (int32_t i = 0; i < 6; i++)
             expert_store_wait(fixture.store, views, 6);
         for (int32_t i = 0; i < 6; i++) {
@@ -469,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_two_callers_share_one_read),
         cmocka_unit_test(test_prefetched_experts_are_hits_and_pinned_ones_stay),
         cmocka_unit_test(test_reads_in_flight_stay_within_the_depth),
+        cmocka_unit_test(test_a_busy_disk_does_not_hold_up_another),
         cmocka_unit_test(test_a_broken_door_fails_every_view_and_hangs_nobody),
         cmocka_unit_test(test_sources_that_cannot_be_right_are_refused),
     };

@@ -1,6 +1,7 @@
 /* labels: fault */
 /* Memory: every allocation of creation may fail and leaves nothing behind, and after creation the
  * store neither takes nor gives any. */
+#include "offload/device_sim.h"
 #include "offload/expert_store.h"
 
 #include "tests/io_sim.h"
@@ -17,7 +18,7 @@ static struct expert_store_options options_of(const struct test_experts *experts
     return (struct expert_store_options){
         .source = &experts->source,
         .ram_bytes = 1 << 20,
-        .slots_min = 4,
+        .slots_min = 8, /* all: a smaller arena will not do */
         .depth = 3,
         .io = kind,
         .io_override = override,
@@ -65,8 +66,9 @@ static void use_store(struct expert_store *store, int rounds)
         for (int32_t i = 0; i < 3; i++)
             refs[i] = (struct expert_ref){.layer = (int32_t)test_random_below(&random, 2),
                                           .expert = (int32_t)test_random_below(&random, 4)};
-        expert_store_prefetch(store, refs, 2);
-        if (expert_store_acquire(store, refs, 3, views) != SL_OK) fail_msg("busy");
+        expert_store_layer(store, round, 0, 1);
+        test_guess(store, refs, 2, round + 1);
+        if (expert_store_acquire(store, refs, NULL, 3, views) != SL_OK) fail_msg("busy");
         for (int i = 0; i < 3; i++)
             expert_store_wait(store, views, 3);
         expert_store_poll(store);
@@ -111,10 +113,60 @@ static void test_after_creation_nothing_is_allocated_or_freed(void **state)
     }
 }
 
+/* A device whose own memory is not what is tested: made before anything is watched. */
+static struct device *make_device(int32_t slots)
+{
+    struct device_sim_options sim = {.memory_bytes = (uint64_t)slots * 8192, .threads = true};
+    struct device *device;
+    struct sl_error error;
+    assert_int_equal(device_sim_create(&sim, &device, &error), SL_OK);
+    return device;
+}
+
+static void test_every_failed_allocation_beside_a_device_is_an_error(void **state)
+{
+    struct test_experts experts;
+    (void)state;
+    test_experts_init(&experts, TEST_EXPERTS_UNPACKED, 2, 4, true, 6);
+    struct expert_store_options options = options_of(&experts, &io_sim_ops, IO_AUTO);
+    options.device = make_device(1); /* one slot: less will not do */
+    options.device_bytes = 8192;
+    fail_each(&options);
+    options.device->ops->destroy(options.device);
+    test_experts_deinit(&experts);
+}
+
+static void test_three_tiers_allocate_nothing_after_creation(void **state)
+{
+    struct test_experts experts;
+    struct expert_store *store;
+    struct expert_store_stats stats;
+    struct sl_error error;
+    (void)state;
+    test_experts_init(&experts, TEST_EXPERTS_PACKED, 2, 4, true, 6);
+    struct expert_store_options options = options_of(&experts, NULL, IO_AUTO);
+    options.slots_min = 3;
+    options.ram_bytes = 5 * 8192;
+    options.device = make_device(3);
+    options.device_bytes = 3 * 8192;
+    options.rule = DISPATCH_ALWAYS_STREAM;
+    assert_int_equal(expert_store_create(&options, &store, &error), SL_OK);
+    alloc_watch(ALLOC_NONE);
+    use_store(store, 600);
+    assert_int_equal(alloc_seen() + alloc_freed(), 0);
+    expert_store_stats_get(store, &stats);
+    assert_true(stats.copies_up > 10 && stats.device_evictions > 10);
+    expert_store_destroy(store);
+    options.device->ops->destroy(options.device);
+    test_experts_deinit(&experts);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_failed_allocation_of_creation_is_an_error),
+        cmocka_unit_test(test_every_failed_allocation_beside_a_device_is_an_error),
+        cmocka_unit_test(test_three_tiers_allocate_nothing_after_creation),
         cmocka_unit_test(test_after_creation_nothing_is_allocated_or_freed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

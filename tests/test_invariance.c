@@ -2,8 +2,11 @@
  *
  * The CPU backend is batch-invariant: logits are the same to the last bit however the tokens are
  * cut into chunks, however many threads work, however little RAM the experts have and in whatever
- * order their reads end. */
+ * order their reads end; and wherever experts lie, whoever computes them, and whatever becomes of
+ * the link between. */
+#include "offload/device_sim.h"
 #include "runtime/sl.h"
+#include "tests/io_sim.h"
 #include "tests/support.h"
 #include "tests/support_engine.h"
 #include "tests/support_golden.h"
@@ -25,6 +28,149 @@ struct variant {
     enum sl_io io;
     bool buffered_io;
 };
+
+/* ---- tiers -------------------------------------------------------------------------------- */
+
+#define TIER_TOKENS 80
+
+/* A device and a disk, and what befalls them. */
+struct tier_variant {
+    const char *what;
+    int32_t host_slots, device_slots;
+    enum sl_tiers tiers;
+    enum dispatch_rule rule;
+    enum residency_policy policy;
+    int32_t chunk_tokens;
+    struct device_sim_plan plan;
+    uint64_t link_bytes_per_second;
+    struct io_sim_plan disk;
+    bool threads;
+};
+
+static const struct tier_variant tier_variants[] = {
+    {"exclusive, streamed", 24, 24, SL_TIERS_EXCLUSIVE, DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1},
+    {"exclusive, on the CPU", 24, 24, SL_TIERS_EXCLUSIVE, DISPATCH_ALWAYS_CPU, .chunk_tokens = 1},
+    {"exclusive, as dispatch says", 30, 12, SL_TIERS_EXCLUSIVE, .chunk_tokens = 1},
+    {"least recently used", 24, 24, SL_TIERS_EXCLUSIVE, .policy = RESIDENCY_LRU, .chunk_tokens = 1},
+    {"a static set", 24, 24, SL_TIERS_EXCLUSIVE, .policy = RESIDENCY_STATIC, .chunk_tokens = 1},
+    {"inclusive", 48, 24, SL_TIERS_INCLUSIVE, DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1},
+    {"everything in RAM", 200, 24, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1},
+    {"everything on the device", 200, 200, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1},
+    {"the least of RAM and one slot", 6, 1, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1},
+    {"prefill in one piece", 24, 24, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = TIER_TOKENS},
+    {"prefill in chunks", 40, 8, .chunk_tokens = 7},
+    {"a lane that dies", 24, 24, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1,
+     .plan = {.dies_after = {60, 20}}},
+    {"lanes that stall", 24, 24, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1,
+     .plan = {.jitter_percent = 300, .stall_permille = 100, .stall_ns = 100000000}},
+    {"a slow link", 24, 24, .chunk_tokens = 1, .link_bytes_per_second = 10000000},
+    {"reads in any order, short and interrupted", 24, 24, .chunk_tokens = 1,
+     .disk =
+         {.seed = 5, .latency_turns_max = 40, .short_permille = 300, .transient_permille = 100}},
+    {"threads that copy", 24, 24, .rule = DISPATCH_ALWAYS_STREAM, .chunk_tokens = 1,
+     .threads = true, .link_bytes_per_second = 2000000000},
+};
+
+static uint64_t virtual_now_ns;
+
+static uint64_t read_virtual_clock(void *context)
+{
+    (void)context;
+    return virtual_now_ns += 100; /* time passes with every look */
+}
+
+static void advance_virtual_clock(void *context, uint64_t ns)
+{
+    (void)context;
+    virtual_now_ns += ns;
+}
+
+static sl_engine *open_tiers(const struct tier_variant *variant, const char *directory)
+{
+    uint64_t slot = 53248, rate = variant->link_bytes_per_second;
+    struct sl_engine_options options = engine_test_options(directory, 0);
+    struct sl_error error;
+    sl_engine *engine;
+    if (rate == 0) rate = 1000000000;
+    options.ram_bytes = (uint64_t)variant->host_slots * slot;
+    options.chunk_tokens = variant->chunk_tokens;
+    options.tiers = variant->tiers;
+    options.sim_device_bytes = (uint64_t)variant->device_slots * slot;
+    struct device_sim_options device = {.memory_bytes = options.sim_device_bytes,
+                                        .bytes_per_second = {rate, rate},
+                                        .latency_ns = 5000,
+                                        .threads = variant->threads,
+                                        .seed = 3,
+                                        .plan = variant->plan};
+    struct engine_overrides overrides = {
+        .io = &io_sim_ops, .rule = variant->rule, .policy = variant->policy};
+    device.plan.poison = true;
+    if (!variant->threads) {
+        device.clock.now_ns = overrides.clock.now_ns = read_virtual_clock;
+        device.advance = advance_virtual_clock;
+        overrides.patience_ns = 10000000;
+    }
+    io_sim_set_plan(&variant->disk);
+    if (device_sim_create(&device, &overrides.device, &error) != SL_OK ||
+        engine_open_with(&options, &overrides, &engine, &error) != SL_OK)
+        fail_msg("%s: %s", variant->what, error.message);
+    return engine;
+}
+
+static void check_tiers(const struct tier_variant *variant, const char *directory,
+                        const int32_t *ids, const float *expected)
+{
+    sl_engine *engine = open_tiers(variant, directory);
+    sl_session *session = engine_test_session(engine);
+    size_t vocab = (size_t)sl_engine_info(engine).vocab;
+    float *logits = calloc(TIER_TOKENS * vocab, sizeof *logits);
+    struct sl_error error;
+    struct sl_stats stats;
+    assert_non_null(logits);
+    if (sl_session_append(session, ids, TIER_TOKENS, logits, &error) != SL_OK)
+        fail_msg("%s: %s", variant->what, error.message);
+    if (memcmp(logits, expected, sizeof *logits * TIER_TOKENS * vocab) != 0)
+        fail_msg("%s: logits differ", variant->what);
+    sl_engine_stats(engine, &stats);
+    print_message(
+        "%s: %llu found on the device, %llu in RAM, %llu on disk; %llu run on the device, "
+        "%llu on the CPU; %llu sent back, %llu given up\n",
+        variant->what, (unsigned long long)stats.from_device, (unsigned long long)stats.from_ram,
+        (unsigned long long)stats.from_disk, (unsigned long long)stats.on_device,
+        (unsigned long long)stats.on_cpu, (unsigned long long)stats.demotions,
+        (unsigned long long)stats.redirects);
+    assert_true(stats.device_slots <= variant->device_slots);
+    assert_true(stats.expert_ram_bytes <= (uint64_t)variant->host_slots * 53248);
+    if (variant->rule == DISPATCH_ALWAYS_STREAM) assert_true(stats.on_device > 0);
+    if (variant->plan.dies_after[0] > 0) {
+        assert_true(stats.on_cpu > 0);
+        assert_non_null(sl_engine_notice(engine, 0));
+        assert_non_null(strstr(sl_engine_notice(engine, 0), "as planned"));
+    }
+    sl_session_destroy(session);
+    sl_engine_close(engine);
+    free(logits);
+}
+
+static void logits_do_not_depend_on_tiers_lanes_or_links(void **state)
+{
+    char *directory = engine_test_copy_model("tiny-a");
+    int32_t ids[TIER_TOKENS];
+    struct sl_error error;
+    (void)state;
+    for (int32_t i = 0; i < TIER_TOKENS; i++)
+        ids[i] = (i * 37 + i / 9) % 512;
+    float *expected = engine_test_reference(directory, ids, TIER_TOKENS);
+    /* Packed experts need no staging: the budget is all slots. */
+    assert_int_equal(sl_pack(directory, NULL, NULL, NULL, &error), SL_OK);
+    for (size_t i = 0; i < SL_COUNT_OF(tier_variants); i++)
+        check_tiers(&tier_variants[i], directory, ids, expected);
+    free(expected);
+    test_remove_tree(directory);
+    free(directory);
+}
+
+/* ---- chunks, threads, reads --------------------------------------------------------------- */
 
 /* Logits of the first TOKENS tokens of tiny-a's t300 and the MTP block's, in one array. */
 static float *run_variant(const struct variant *variant, const struct golden_sequence *sequence,
@@ -142,10 +288,50 @@ static void ten_times_more_experts_than_ram_give_the_same_tokens(void **state)
     free(directory);
 }
 
+static void copies_of_the_experts_are_read_in_turn(void **state)
+{
+    char *directory = engine_test_copy_model("tiny-a"), *second = test_path(directory, "second");
+    char *first = test_path(directory, "experts.sluice"), *both = NULL, *wrong = NULL;
+    int32_t ids[32];
+    struct sl_error error;
+    sl_engine *engine;
+    (void)state;
+    for (int32_t i = 0; i < 32; i++)
+        ids[i] = (i * 31 + 5) % 512;
+    float *expected = engine_test_reference(directory, ids, 32);
+    assert_int_equal(sl_pack(directory, NULL, NULL, NULL, &error), SL_OK);
+    assert_int_equal(sl_pack(directory, second, NULL, NULL, &error), SL_OK);
+    assert_true(asprintf(&both, "%s,%s", first, second) > 0);
+    assert_true(asprintf(&wrong, "%s,%s/config.json", first, directory) > 0);
+    struct sl_engine_options options = engine_test_options(directory, 20 * 53248);
+    options.experts_file = wrong;
+    assert_int_equal(sl_engine_open(&options, &engine, &error), SL_ERR_FORMAT);
+    options.experts_file = both;
+    engine = engine_test_open(&options, NULL);
+    assert_int_equal(engine->source.file_count, 2);
+    sl_session *session = engine_test_session(engine);
+    float *logits = calloc((size_t)32 * 512, sizeof *logits);
+    assert_non_null(logits);
+    assert_int_equal(sl_session_append(session, ids, 32, logits, &error), SL_OK);
+    assert_memory_equal(logits, expected, sizeof(float) * 32 * 512);
+    free(logits);
+    free(expected);
+    sl_session_destroy(session);
+    sl_engine_close(engine);
+    test_remove_tree(directory);
+    free(first);
+    free(second);
+    free(both);
+    free(wrong);
+    free(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_do_not_depend_on_chunks_threads_cache_or_reads),
+        cmocka_unit_test(logits_do_not_depend_on_tiers_lanes_or_links),
+        cmocka_unit_test(copies_of_the_experts_are_read_in_turn),
         cmocka_unit_test(ten_times_more_experts_than_ram_give_the_same_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

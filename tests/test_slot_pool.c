@@ -11,7 +11,8 @@
 static void open_pool(struct slot_pool *pool)
 {
     struct sl_error error;
-    assert_int_equal(slot_pool_init(pool, SLOTS, 2 * SL_PAGE_BYTES, &error), SL_OK);
+    static _Alignas(SL_PAGE_BYTES) uint8_t memory[SLOTS * 2 * SL_PAGE_BYTES];
+    assert_int_equal(slot_pool_init(pool, memory, SLOTS, 2 * SL_PAGE_BYTES, &error), SL_OK);
     slot_pool_check(pool);
 }
 
@@ -91,23 +92,12 @@ static void test_counts_follow_the_states(void **state)
     slot_pool_deinit(&pool);
 }
 
-static void test_memory_that_cannot_be_had_is_refused(void **state)
-{
-    struct slot_pool pool;
-    struct sl_error error;
-    (void)state;
-    assert_int_equal(slot_pool_init(&pool, INT32_MAX, (size_t)1 << 50, &error), SL_ERR_NO_MEMORY);
-    assert_true(strlen(error.message) > 0);
-    slot_pool_deinit(&pool);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_slot_is_taken_once_and_memory_does_not_overlap),
         cmocka_unit_test(test_a_failed_slot_is_free_when_its_last_waiter_has_gone),
         cmocka_unit_test(test_counts_follow_the_states),
-        cmocka_unit_test(test_memory_that_cannot_be_had_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

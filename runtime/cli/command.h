@@ -42,6 +42,8 @@ int command_inspect(int argc, char **argv);
 int command_pack(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_synth(int argc, char **argv);
+int command_plan(int argc, char **argv);
+int command_simulate(int argc, char **argv);
 int command_debug(int argc, char **argv);
 
 #endif

@@ -9,9 +9,12 @@
 /* In the order of enum sl_io and enum sl_numerics. */
 static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
 static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
+static const char *const tiers_names[] = {"auto", "exclusive", "inclusive", NULL};
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
 _Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
+_Static_assert(SL_TIERS_AUTO == 0 && SL_TIERS_EXCLUSIVE == 1 && SL_TIERS_INCLUSIVE == 2,
+               "tiers_names");
 _Static_assert(SL_NUMERICS_EXACT == 0 && SL_NUMERICS_F32 == 1, "numerics_names");
 
 #define FIELD(name) .offset = offsetof(struct engine_args, name)
@@ -21,8 +24,14 @@ const struct option_spec engine_args_specs[] = {
      .help = "directory of the checkpoint"},
     {"ram", 0, OPTION_SIZE, false, FIELD(ram_bytes), .value = "SIZE",
      .help = "memory for experts, such as 512M or 8G (what can be spared)"},
+    {"sim-device", 0, OPTION_SIZE, false, FIELD(sim_device_bytes), .value = "SIZE",
+     .help = "a simulated device with that much memory for experts (none)"},
+    {"sim-link", 0, OPTION_SIZE, false, FIELD(sim_link), .value = "SIZE",
+     .help = "bytes per second of its link, each way (25G)"},
+    {"tiers", 0, OPTION_CHOICE, false, FIELD(tiers), .choices = tiers_names, .value = "KIND",
+     .help = "experts on the device and in RAM: exclusive, inclusive or auto (auto)"},
     {"experts", 0, OPTION_TEXT, false, FIELD(experts), .value = "FILE",
-     .help = "packed experts, or \"unpacked\" (DIR/experts.sluice if there)"},
+     .help = "packed experts, or copies as FILE,FILE, or \"unpacked\" (DIR/experts.sluice)"},
     {"ctx", 0, OPTION_INT, false, FIELD(context), 1, TOKENS_MAX, .value = "N",
      .help = "most tokens of prompt and answer together (4096)"},
     {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",
@@ -50,6 +59,9 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.experts_file = args->experts;
     if (args->experts && strcmp(args->experts, "unpacked") == 0) options.experts_file = "";
     options.ram_bytes = args->ram_bytes;
+    options.sim_device_bytes = args->sim_device_bytes;
+    options.sim_link_bytes_per_second = args->sim_link;
+    options.tiers = (enum sl_tiers)args->tiers;
     options.threads = args->threads;
     if (args->cpu_isa > 0) options.cpu_isa = isa_names[args->cpu_isa];
     options.context_tokens = args->context;

@@ -6,15 +6,17 @@
 #include "runtime/cli/progress.h"
 
 struct engine_args {
-    const char *model;    /* directory */
-    const char *experts;  /* file, "unpacked", or NULL: look in the directory */
-    uint64_t ram_bytes;   /* 0: what the machine can spare */
-    int32_t threads;      /* 0: one per core */
-    int32_t context;      /* tokens; 0: the library's choice */
-    int32_t chunk;        /* tokens; 0: the library's choice */
-    int32_t io, numerics; /* enum sl_io, enum sl_numerics */
-    int32_t cpu_isa;      /* 0: the library's choice */
-    int32_t prefill;      /* 0: exact, 1: fast */
+    const char *model;                   /* directory */
+    const char *experts;                 /* file, "unpacked", or NULL: look in the directory */
+    uint64_t ram_bytes;                  /* 0: what the machine can spare */
+    uint64_t sim_device_bytes, sim_link; /* of a simulated device, and bytes/s; 0: none, usual */
+    int32_t tiers;                       /* enum sl_tiers */
+    int32_t threads;                     /* 0: one per core */
+    int32_t context;                     /* tokens; 0: the library's choice */
+    int32_t chunk;                       /* tokens; 0: the library's choice */
+    int32_t io, numerics;                /* enum sl_io, enum sl_numerics */
+    int32_t cpu_isa;                     /* 0: the library's choice */
+    int32_t prefill;                     /* 0: exact, 1: fast */
     bool buffered_io;
 };
 

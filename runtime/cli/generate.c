@@ -167,6 +167,16 @@ static void take_difference(const struct sl_stats *before, struct sl_stats *now)
     now->expert_retries -= before->expert_retries;
     now->expert_failures -= before->expert_failures;
     now->stall_ns -= before->stall_ns;
+    now->from_disk -= before->from_disk;
+    now->from_ram -= before->from_ram;
+    now->from_device -= before->from_device;
+    now->on_cpu -= before->on_cpu;
+    now->on_device -= before->on_device;
+    now->bytes_up -= before->bytes_up;
+    now->bytes_down -= before->bytes_down;
+    now->promotions -= before->promotions;
+    now->demotions -= before->demotions;
+    now->redirects -= before->redirects;
 }
 
 enum sl_status generate(const struct generate_args *args, struct generate_result *result,

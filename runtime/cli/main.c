@@ -17,6 +17,8 @@ static const struct command commands[] = {
     {"pack", command_pack, "write a checkpoint's experts as one fast file"},
     {"verify", command_verify, "check a packed file"},
     {"synth", command_synth, "write a random checkpoint"},
+    {"plan", command_plan, "what a machine would make of a model, before downloading it"},
+    {"simulate", command_simulate, "play routing through the offload engine's decisions"},
     {"debug", command_debug, "tokens, prompts, logits and routing, for checks"},
 };
 

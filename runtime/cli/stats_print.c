@@ -10,6 +10,21 @@ static double share(uint64_t part, uint64_t whole)
     return whole ? (double)part / (double)whole : 0;
 }
 
+static void print_device(FILE *file, const struct sl_stats *stats)
+{
+    uint64_t asked = stats->from_device + stats->from_ram + stats->from_disk;
+    fprintf(file,
+            "tiers    %.1f%% found on the device, %.1f%% in RAM, %.1f%% on disk; %" PRIu64
+            " run on the device, %" PRIu64 " on the CPU\n",
+            100 * share(stats->from_device, asked), 100 * share(stats->from_ram, asked),
+            100 * share(stats->from_disk, asked), stats->on_device, stats->on_cpu);
+    fprintf(file,
+            "link     %s up and %s down; %" PRIu64 " promoted unasked, %" PRIu64
+            " sent back to RAM, %" PRIu64 " copies given up\n",
+            quantity_bytes(stats->bytes_up).text, quantity_bytes(stats->bytes_down).text,
+            stats->promotions, stats->demotions, stats->redirects);
+}
+
 void stats_print_text(const struct generate_result *result, FILE *file)
 {
     const struct sl_stats *stats = &result->stats;
@@ -35,6 +50,8 @@ void stats_print_text(const struct generate_result *result, FILE *file)
             quantity_bytes(stats->expert_ram_bytes).text, stats->expert_slots,
             stats->expert_slots_total, quantity_bytes(stats->dense_bytes).text,
             quantity_bytes(stats->session_bytes).text);
+    if (stats->device_slots > 0) print_device(file, stats);
+    fprintf(file, "slots    %s\n", stats->memory);
     fprintf(file, "reading  %s\n", stats->io);
     fprintf(file, "kernels  %s on %d thread%s, %d kept on a core each\n", stats->cpu_isa,
             stats->threads, stats->threads == 1 ? "" : "s", stats->threads_pinned);

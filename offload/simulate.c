@@ -1,0 +1,718 @@
+/* Decode of a trace under a virtual clock; see the header. */
+#include "offload/simulate.h"
+#include "offload/random_stream.h"
+
+#include <math.h>
+#include <string.h>
+
+#define RECENT_MAX  16 /* experts that might be promoted */
+#define FLIGHTS_MAX 64
+/* A promotion must be worth that much more than what it evicts: each costs a transfer. */
+#define PROMOTION_MARGIN 1.2f
+
+enum { AT_HOST = 1, AT_DEVICE = 2, GOING_UP = 4, BEING_READ = 8 };
+
+struct flight {
+    int32_t expert_idx;
+    enum prefetch_link link;
+    bool guess;
+    double done_ns;
+};
+
+struct sim {
+    struct simulate_options options;
+    struct rates rates;
+    struct heat heat;
+    struct residency device, host;
+    struct prefetch prefetch;
+    struct random_stream random;
+    uint8_t *state;                             /* [layers * experts] */
+    int32_t device_used, host_used, pending_up; /* slots, those of flights included */
+    struct flight flights[FLIGHTS_MAX];
+    int32_t flight_count;
+    int32_t recent[RECENT_MAX], recent_next;
+    double now_ns, link_free_ns[PREFETCH_LINKS], idle_from_ns;
+    int64_t token;
+    int32_t *layer_used; /* [layers], device slots when by_layer */
+    uint16_t *tokens[2]; /* [layers, top]: of now and next */
+    int32_t ids[2];
+    bool has_next;
+    /* CLAIRVOYANT */
+    uint16_t *trace;    /* [trace_tokens, layers, top] */
+    int32_t *following; /* the same: token of the next use, INT32_MAX */
+    int64_t *next_use;  /* [layers * experts] */
+    int64_t trace_tokens;
+    struct simulate_result result;
+    uint32_t *token_times; /* [tokens], units of 1/16 us */
+};
+
+/* ---- set-up ---- */
+
+static enum sl_status check_options(const struct simulate_options *options, struct sl_error *error)
+{
+    if (options->layers < 1 || options->experts < 2 || options->top < 1 ||
+        options->top > SIMULATE_TOP_MAX || options->top > options->experts ||
+        options->hash_layers < 0 || options->hash_layers > options->layers)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "cannot simulate %d layers of %d experts, %d chosen, %d hash layers",
+                            (int)options->layers, (int)options->experts, (int)options->top,
+                            (int)options->hash_layers);
+    if (options->tokens < 1 || options->warm_tokens < 0 ||
+        options->tokens + options->warm_tokens > SIMULATE_TOKENS_MAX)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "simulate 1 to %lld tokens",
+                            (long long)SIMULATE_TOKENS_MAX);
+    if (options->device_slots < 0 || options->host_slots < 0 ||
+        (options->device_slots > 0 && options->device_slots < options->top) ||
+        (options->by_layer && options->device_slots < options->top * options->layers))
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "%d device slots are too few for one layer's %d experts",
+                            (int)options->device_slots, (int)options->top);
+    if (!(options->recall >= 0 && options->recall <= 1 && options->precision >= 0 &&
+          options->precision <= 1) ||
+        (options->recall > 0 && options->precision <= 0) || !(options->dense_ns >= 0))
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "recall and precision of guesses lie within 0 and 1");
+    return SL_OK;
+}
+
+static bool allocate(struct sim *sim)
+{
+    const struct simulate_options *options = &sim->options;
+    size_t row = (size_t)options->layers * (size_t)options->top;
+    size_t experts = (size_t)options->layers * (size_t)options->experts;
+    sim->state = calloc(experts, sizeof *sim->state);
+    sim->next_use = calloc(experts, sizeof *sim->next_use);
+    sim->layer_used = calloc((size_t)options->layers, sizeof *sim->layer_used);
+    sim->tokens[0] = calloc(row, sizeof *sim->tokens[0]);
+    sim->tokens[1] = calloc(row, sizeof *sim->tokens[1]);
+    sim->token_times = calloc((size_t)options->tokens, sizeof *sim->token_times);
+    bool ok = sim->state && sim->next_use && sim->layer_used && sim->tokens[0] && sim->tokens[1] &&
+              sim->token_times;
+    if (ok && options->policy == RESIDENCY_CLAIRVOYANT) {
+        size_t all = (size_t)(options->tokens + options->warm_tokens) * row;
+        sim->trace = malloc(all * sizeof *sim->trace);
+        sim->following = malloc(all * sizeof *sim->following);
+        ok = sim->trace && sim->following;
+    }
+    return ok;
+}
+
+static void sim_deinit(struct sim *sim)
+{
+    residency_deinit(&sim->device);
+    residency_deinit(&sim->host);
+    heat_deinit(&sim->heat);
+    prefetch_deinit(&sim->prefetch);
+    free(sim->state);
+    free(sim->next_use);
+    free(sim->layer_used);
+    free(sim->tokens[0]);
+    free(sim->tokens[1]);
+    free(sim->trace);
+    free(sim->following);
+    free(sim->token_times);
+    free(sim);
+}
+
+/* Memory starts full of the experts that come first in every layer, RAM before the device, as after
+ * reading the file once. Counting hits alone starts with an empty device. */
+static void fill_memory(struct sim *sim)
+{
+    const struct simulate_options *options = &sim->options;
+    int32_t device = options->timed ? options->device_slots : 0;
+    for (int32_t i = 0; i < options->layers * options->experts; i++) {
+        int32_t layer = i % options->layers;
+        int32_t idx = layer * options->experts + i / options->layers;
+        bool in_host = sim->host_used < options->host_slots;
+        if (in_host) {
+            residency_insert(&sim->host, idx);
+            sim->state[idx] |= AT_HOST;
+            sim->host_used++;
+        }
+        if ((!in_host || options->inclusive) && sim->device_used < device) {
+            residency_insert(&sim->device, idx);
+            sim->state[idx] |= AT_DEVICE;
+            sim->device_used++;
+            sim->layer_used[layer]++;
+        }
+    }
+}
+
+static enum sl_status sim_init(struct sim *sim, struct sl_error *error)
+{
+    const struct simulate_options *options = &sim->options;
+    const struct prefetch_options prefetch = {.layers = options->layers,
+                                              .experts = options->experts,
+                                              .flight_max = {options->device_slots > 0 ? 2 : 0, 8}};
+    if (!allocate(sim))
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to simulate %lld tokens",
+                            (long long)options->tokens);
+    if (options->timed) SL_TRY(rates_init(&sim->rates, &options->profile, error));
+    SL_TRY(heat_init(&sim->heat, options->layers, options->experts, error));
+    SL_TRY(residency_init(&sim->device, &sim->heat, options->policy, error));
+    SL_TRY(residency_init(&sim->host, &sim->heat, options->policy, error));
+    SL_TRY(prefetch_init(&sim->prefetch, &prefetch, error));
+    if (options->policy == RESIDENCY_CLAIRVOYANT) {
+        residency_set_future(&sim->device, sim->next_use);
+        residency_set_future(&sim->host, sim->next_use);
+        for (int32_t i = 0; i < options->layers * options->experts; i++)
+            sim->next_use[i] = INT64_MAX;
+    }
+    random_seed(&sim->random, options->seed);
+    for (int32_t i = 0; i < RECENT_MAX; i++)
+        sim->recent[i] = -1;
+    fill_memory(sim);
+    return SL_OK;
+}
+
+/* ---- slots ---- */
+
+static void drop_host(struct sim *sim, int32_t idx)
+{
+    residency_remove(&sim->host, idx);
+    sim->state[idx] &= (uint8_t)~AT_HOST;
+    sim->host_used--;
+}
+
+/* Into RAM, in the place of something less valuable if need be; false when nothing is. */
+static bool keep_in_host(struct sim *sim, int32_t idx)
+{
+    if (sim->state[idx] & AT_HOST) return true;
+    int32_t pending = sim->options.inclusive ? 0 : sim->pending_up;
+    if (sim->host_used - pending >= sim->options.host_slots) {
+        int32_t victim = residency_victim(&sim->host, idx / sim->options.experts);
+        if (victim < 0 || (sim->state[victim] & GOING_UP) ||
+            !residency_admits(&sim->host, idx, victim))
+            return false;
+        drop_host(sim, victim);
+    }
+    residency_insert(&sim->host, idx);
+    sim->state[idx] |= AT_HOST;
+    sim->host_used++;
+    return true;
+}
+
+static void evict_device(struct sim *sim, int32_t victim)
+{
+    residency_remove(&sim->device, victim);
+    sim->state[victim] &= (uint8_t)~AT_DEVICE;
+    sim->device_used--;
+    sim->layer_used[victim / sim->options.experts]--;
+    if (sim->options.inclusive || sim->options.host_slots == 0 || (sim->state[victim] & AT_HOST))
+        return;
+    if (keep_in_host(sim, victim)) sim->result.bytes_down += sim->options.profile.expert_bytes;
+}
+
+static bool device_full(const struct sim *sim, int32_t layer)
+{
+    const struct simulate_options *options = &sim->options;
+    if (options->by_layer) return sim->layer_used[layer] >= options->device_slots / options->layers;
+    return sim->device_used >= options->device_slots;
+}
+
+/* Who would leave the device for an expert of this layer, or -1. */
+static int32_t device_victim(struct sim *sim, int32_t layer)
+{
+    return sim->options.by_layer ? residency_victim_in(&sim->device, layer)
+                                 : residency_victim(&sim->device, layer);
+}
+
+static void take_device_slot(struct sim *sim, int32_t idx)
+{
+    sim->device_used++;
+    sim->layer_used[idx / sim->options.experts]++;
+}
+
+static void arrive_on_device(struct sim *sim, int32_t idx)
+{
+    residency_insert(&sim->device, idx);
+    sim->state[idx] |= AT_DEVICE;
+    if (!sim->options.inclusive && (sim->state[idx] & AT_HOST)) drop_host(sim, idx);
+}
+
+/* A demanded expert that came over the link stays if that is a gain. */
+static bool admit_to_device(struct sim *sim, int32_t idx)
+{
+    int32_t layer = idx / sim->options.experts;
+    int32_t victim = device_full(sim, layer) ? device_victim(sim, layer) : -1;
+    if (device_full(sim, layer) && (victim < 0 || !residency_admits(&sim->device, idx, victim)))
+        return false;
+    /* Its place in RAM is free before the victim looks for one. */
+    if (!sim->options.inclusive && (sim->state[idx] & AT_HOST)) drop_host(sim, idx);
+    if (victim >= 0) evict_device(sim, victim);
+    take_device_slot(sim, idx);
+    arrive_on_device(sim, idx);
+    return true;
+}
+
+/* ---- links in idle time ---- */
+
+static void land(struct sim *sim)
+{
+    const struct simulate_options *options = &sim->options;
+    for (int32_t i = 0; i < sim->flight_count;) {
+        struct flight flight = sim->flights[i];
+        if (flight.done_ns > sim->now_ns) {
+            i++;
+            continue;
+        }
+        sim->flights[i] = sim->flights[--sim->flight_count];
+        int32_t idx = flight.expert_idx;
+        if (flight.link == PREFETCH_UP) {
+            sim->state[idx] &= (uint8_t)~GOING_UP;
+            sim->pending_up--;
+            arrive_on_device(sim, idx);
+        } else {
+            sim->state[idx] &= (uint8_t)~BEING_READ;
+            if (options->inclusive || !(sim->state[idx] & AT_DEVICE)) keep_in_host(sim, idx);
+        }
+        if (flight.guess) prefetch_done(&sim->prefetch, flight.link, idx, true);
+    }
+}
+
+static double flight_end(const struct sim *sim, int32_t idx)
+{
+    for (int32_t i = 0; i < sim->flight_count; i++)
+        if (sim->flights[i].expert_idx == idx) return sim->flights[i].done_ns;
+    return sim->now_ns;
+}
+
+static void take_off(struct sim *sim, int32_t idx, enum prefetch_link link, bool guess,
+                     double start_ns, double each_ns)
+{
+    SL_ASSERT(sim->flight_count < FLIGHTS_MAX);
+    sim->link_free_ns[link] = start_ns + each_ns;
+    sim->flights[sim->flight_count++] = (struct flight){idx, link, guess, sim->link_free_ns[link]};
+    sim->state[idx] |= link == PREFETCH_UP ? GOING_UP : BEING_READ;
+    if (link == PREFETCH_DISK) {
+        sim->result.bytes_disk += sim->options.profile.expert_bytes;
+        return;
+    }
+    int32_t layer = idx / sim->options.experts;
+    sim->pending_up++;
+    if (device_full(sim, layer)) evict_device(sim, device_victim(sim, layer));
+    take_device_slot(sim, idx);
+    sim->result.bytes_up += sim->options.profile.expert_bytes;
+}
+
+/* The most valuable of those lately computed elsewhere, if it deserves a place; else -1. */
+static int32_t next_promotion(struct sim *sim)
+{
+    int32_t best = -1;
+    float most = 0;
+    for (int32_t i = 0; i < RECENT_MAX; i++) {
+        int32_t idx = sim->recent[i];
+        if (idx < 0) continue;
+        if ((sim->state[idx] & (AT_DEVICE | GOING_UP)) || !(sim->state[idx] & AT_HOST)) {
+            sim->recent[i] = -1;
+            continue;
+        }
+        float value = residency_value(&sim->device, idx);
+        if (best >= 0 && value <= most) continue;
+        best = i;
+        most = value;
+    }
+    if (best < 0) return -1;
+    int32_t idx = sim->recent[best], layer = idx / sim->options.experts;
+    if (device_full(sim, layer)) {
+        int32_t victim = device_victim(sim, layer);
+        if (victim < 0 || most <= PROMOTION_MARGIN * residency_value(&sim->device, victim)) {
+            for (int32_t i = 0; i < RECENT_MAX; i++) /* the others are worth less */
+                sim->recent[i] = -1;
+            return -1;
+        }
+    }
+    sim->recent[best] = -1;
+    return idx;
+}
+
+static bool start_guess(struct sim *sim, enum prefetch_link link, double start_ns, double each_ns)
+{
+    struct prefetch_queue *queue = &sim->prefetch.queues[link];
+    if (queue->waiting_count == 0) return false;
+    struct prefetch_guess guess;
+    float evicted = 0;
+    int32_t layer = (int32_t)(sim->prefetch.visit % sim->options.layers);
+    if (link == PREFETCH_UP && device_full(sim, layer) && !sim->options.by_layer) {
+        int32_t victim = device_victim(sim, layer);
+        if (victim < 0) return false;
+        evicted = residency_value(&sim->device, victim);
+    }
+    while (prefetch_next(&sim->prefetch, link, each_ns, evicted, &guess)) {
+        uint8_t state = sim->state[guess.expert_idx];
+        bool fit = link == PREFETCH_UP ? (state & AT_HOST) && !(state & (AT_DEVICE | GOING_UP))
+                                       : !(state & (AT_HOST | AT_DEVICE | BEING_READ));
+        int32_t guess_layer = guess.expert_idx / sim->options.experts;
+        if (fit && link == PREFETCH_UP && device_full(sim, guess_layer) &&
+            device_victim(sim, guess_layer) < 0)
+            fit = false;
+        if (fit) {
+            take_off(sim, guess.expert_idx, link, true, start_ns, each_ns);
+            return true;
+        }
+        prefetch_done(&sim->prefetch, link, guess.expert_idx, false);
+    }
+    return false;
+}
+
+/* What the links start by themselves until now. */
+static void use_idle_links(struct sim *sim)
+{
+    double up_ns = rates_expert_ns(&sim->rates, RATES_UP, 1, false);
+    double disk_ns = rates_disk_ns(&sim->rates, 4);
+    for (; sim->options.device_slots > 0 && isfinite(up_ns);) {
+        double start = fmax(sim->link_free_ns[PREFETCH_UP], sim->idle_from_ns);
+        if (start >= sim->now_ns || sim->flight_count >= FLIGHTS_MAX / 2) break;
+        if (start_guess(sim, PREFETCH_UP, start, up_ns)) continue;
+        int32_t idx = next_promotion(sim);
+        if (idx < 0) break;
+        take_off(sim, idx, PREFETCH_UP, false, start, up_ns);
+        sim->result.promotions++;
+    }
+    for (; isfinite(disk_ns);) {
+        double start = fmax(sim->link_free_ns[PREFETCH_DISK], sim->idle_from_ns);
+        if (start >= sim->now_ns || sim->flight_count >= FLIGHTS_MAX / 2) break;
+        if (!start_guess(sim, PREFETCH_DISK, start, disk_ns)) break;
+    }
+    land(sim);
+}
+
+/* ---- guesses ---- */
+
+static void offer(struct sim *sim, int32_t idx, float probability, int64_t visit)
+{
+    uint8_t state = sim->state[idx];
+    if (state & (AT_DEVICE | GOING_UP | BEING_READ)) return;
+    bool host = state & AT_HOST;
+    if (host && sim->options.device_slots == 0) return;
+    const struct prefetch_guess guess = {idx, probability, visit};
+    prefetch_offer(&sim->prefetch, host ? PREFETCH_UP : PREFETCH_DISK, &guess);
+}
+
+/* The table of the hash layers, for the next token. */
+static void guess_by_table(struct sim *sim)
+{
+    const struct simulate_options *options = &sim->options;
+    for (int32_t i = 0; i < options->hash_layers * options->top; i++) {
+        int32_t layer = i / options->top;
+        offer(sim, layer * options->experts + sim->tokens[1][i], 1,
+              (sim->token + 1) * options->layers + layer);
+    }
+}
+
+/* A router one layer early: finds `recall` of what is missing, with as many wrong ones as the
+ * precision says. */
+static void guess_ahead(struct sim *sim, int32_t layer)
+{
+    const struct simulate_options *options = &sim->options;
+    int32_t next = layer + 1;
+    if (options->recall <= 0 || next >= options->layers || next < options->hash_layers) return;
+    int64_t visit = sim->token * options->layers + next;
+    double wrong = options->recall * (1 - options->precision) / options->precision;
+    for (int32_t i = 0; i < options->top; i++) {
+        int32_t idx = next * options->experts + sim->tokens[0][next * options->top + i];
+        if (sim->state[idx] & (AT_DEVICE | GOING_UP)) continue;
+        if (random_unit(&sim->random) < options->recall)
+            offer(sim, idx, (float)options->precision, visit);
+        for (double left = wrong; left > 0; left -= 1) {
+            if (random_unit(&sim->random) >= left) continue;
+            int32_t other = next * options->experts + random_below(&sim->random, options->experts);
+            if (other != idx) offer(sim, other, (float)options->precision, visit);
+        }
+    }
+}
+
+/* ---- one layer ---- */
+
+static void count_access(struct sim *sim, int32_t idx)
+{
+    struct simulate_result *result = &sim->result;
+    uint8_t state = sim->state[idx];
+    result->accesses++;
+    if (state & AT_DEVICE) {
+        result->device_hits++;
+        return;
+    }
+    if (heat_last_use(&sim->heat, idx) == HEAT_NEVER) result->cold++;
+    if (state & GOING_UP)
+        result->in_flight++;
+    else if (state & AT_HOST)
+        result->from_host++;
+    else
+        result->from_disk++;
+}
+
+static void describe_expert(struct sim *sim, int32_t idx, struct dispatch_expert *out)
+{
+    uint8_t state = sim->state[idx];
+    *out = (struct dispatch_expert){.expert_idx = idx, .tokens = 1, .place = DISPATCH_AT_DISK};
+    if (state & AT_DEVICE) {
+        out->place = DISPATCH_AT_DEVICE;
+    } else if (state & GOING_UP) {
+        double left = fmax(flight_end(sim, idx) - sim->now_ns, 0);
+        /* It is in RAM as well until it has arrived: the CPU may be sooner. */
+        bool wait = left <= rates_expert_ns(&sim->rates, RATES_CPU, 1, true);
+        out->place = wait ? DISPATCH_AT_DEVICE : DISPATCH_AT_HOST;
+        out->arrival_ns = wait ? (int64_t)left : 0;
+    } else if (state & AT_HOST) {
+        out->place = DISPATCH_AT_HOST;
+    } else if (state & BEING_READ) {
+        out->place = DISPATCH_AT_HOST;
+        out->arrival_ns = (int64_t)fmax(flight_end(sim, idx) - sim->now_ns, 0);
+    }
+}
+
+/* Where the layer's experts are after it. */
+static void settle_layer(struct sim *sim, const struct dispatch_expert *experts,
+                         const struct dispatch_decision *decisions, int32_t count)
+{
+    double began = sim->now_ns;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t idx = experts[i].expert_idx;
+        enum dispatch_choice choice = decisions[i].choice;
+        bool read = choice == DISPATCH_READ_STREAM || choice == DISPATCH_READ_CPU;
+        bool streamed = choice == DISPATCH_STREAM || choice == DISPATCH_READ_STREAM;
+        sim->result.choices[choice]++;
+        double ready = began + (double)decisions[i].ready_ns;
+        if (read) {
+            double *free_ns = &sim->link_free_ns[PREFETCH_DISK];
+            double landed =
+                streamed ? ready - rates_expert_ns(&sim->rates, RATES_UP, 1, true) : ready;
+            *free_ns = fmax(*free_ns, landed);
+            sim->result.bytes_disk += sim->options.profile.expert_bytes;
+        }
+        if (streamed) {
+            sim->link_free_ns[PREFETCH_UP] = fmax(sim->link_free_ns[PREFETCH_UP], ready);
+            sim->result.bytes_up += sim->options.profile.expert_bytes;
+        }
+        if (choice == DISPATCH_RUN || (sim->state[idx] & GOING_UP)) continue;
+        if (streamed && admit_to_device(sim, idx)) continue;
+        if (read) keep_in_host(sim, idx);
+        sim->recent[sim->recent_next++ % RECENT_MAX] = idx;
+    }
+}
+
+static void compute_layer(struct sim *sim, const int32_t *ids)
+{
+    const struct simulate_options *options = &sim->options;
+    struct dispatch_expert experts[SIMULATE_TOP_MAX];
+    struct dispatch_decision decisions[SIMULATE_TOP_MAX];
+    int32_t misses = 0;
+    for (int32_t i = 0; i < options->top; i++) {
+        describe_expert(sim, ids[i], &experts[i]);
+        misses += experts[i].place != DISPATCH_AT_DEVICE || experts[i].arrival_ns > 0;
+    }
+    double best = options->device_slots > 0
+                      ? options->top * rates_expert_ns(&sim->rates, RATES_DEVICE, 1, false)
+                      : options->top * rates_expert_ns(&sim->rates, RATES_CPU, 1, false);
+    double finish = best;
+    if (misses == 0) {
+        sim->result.choices[DISPATCH_RUN] += (uint64_t)options->top;
+    } else {
+        const struct dispatch_problem problem = {
+            .rates = &sim->rates,
+            .experts = experts,
+            .count = options->top,
+            .streams_max = options->device_slots > 0 ? options->top : 0,
+            .lanes = {.up_ns = (int64_t)fmax(sim->link_free_ns[PREFETCH_UP] - sim->now_ns, 0),
+                      .disk_ns = (int64_t)fmax(sim->link_free_ns[PREFETCH_DISK] - sim->now_ns, 0)},
+            .rule = options->rule};
+        finish = (double)dispatch_choose(&problem, decisions);
+        SL_ASSERT(finish >= 0); /* the options were checked for a lane */
+        settle_layer(sim, experts, decisions, options->top);
+    }
+    sim->result.stall_ns += fmax(finish - best, 0);
+    sim->now_ns += finish;
+}
+
+static void bring_at_once(struct sim *sim, const int32_t *ids, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        if (!(sim->state[ids[i]] & AT_DEVICE)) admit_to_device(sim, ids[i]);
+}
+
+static void run_layer(struct sim *sim, int32_t layer)
+{
+    const struct simulate_options *options = &sim->options;
+    const uint16_t *chosen = sim->tokens[0] + layer * options->top;
+    int32_t ids[SIMULATE_TOP_MAX];
+    bool held[SIMULATE_TOP_MAX];
+    if (options->timed) {
+        sim->now_ns += options->dense_ns / options->layers;
+        use_idle_links(sim);
+        prefetch_visit(&sim->prefetch, sim->token * options->layers + layer, (int64_t)sim->now_ns);
+        sim->idle_from_ns = sim->now_ns;
+    }
+    for (int32_t i = 0; i < options->top; i++) {
+        ids[i] = layer * options->experts + chosen[i];
+        count_access(sim, ids[i]);
+        heat_use(&sim->heat, ids[i], sim->token);
+        if (sim->following)
+            sim->next_use[ids[i]] =
+                sim->following[(sim->token * options->layers + layer) * options->top + i];
+        if (options->timed) prefetch_used(&sim->prefetch, ids[i]);
+        if (options->in_turn) bring_at_once(sim, &ids[i], 1);
+        held[i] = !options->in_turn && (sim->state[ids[i]] & AT_DEVICE);
+        if (held[i]) residency_hold(&sim->device, ids[i]);
+    }
+    if (options->timed) {
+        guess_ahead(sim, layer);
+        compute_layer(sim, ids);
+    } else if (!options->in_turn) {
+        bring_at_once(sim, ids, options->top);
+    }
+    for (int32_t i = 0; i < options->top; i++)
+        if (held[i]) residency_unhold(&sim->device, ids[i]);
+    if (options->timed) land(sim);
+}
+
+/* ---- the trace ---- */
+
+/* For CLAIRVOYANT: the whole trace, and backwards the next use of each access. */
+static void read_ahead(struct sim *sim, simulate_source_fn source, void *context)
+{
+    const struct simulate_options *options = &sim->options;
+    int64_t row = (int64_t)options->layers * options->top;
+    int32_t id;
+    while (sim->trace_tokens < options->tokens + options->warm_tokens &&
+           source(context, &id, sim->trace + sim->trace_tokens * row))
+        sim->trace_tokens++;
+    for (int64_t token = sim->trace_tokens - 1; token >= 0; token--)
+        for (int64_t i = token * row; i < (token + 1) * row; i++) {
+            int64_t layer = (i - token * row) / options->top;
+            int64_t *next = &sim->next_use[layer * options->experts + sim->trace[i]];
+            sim->following[i] = *next == INT64_MAX ? INT32_MAX : (int32_t)*next;
+            *next = token;
+        }
+    for (int32_t i = 0; i < options->layers * options->experts; i++)
+        sim->next_use[i] = INT64_MAX; /* what is in RAM at the start has no claim */
+}
+
+static bool next_token(struct sim *sim, simulate_source_fn source, void *context, int64_t token,
+                       uint16_t *out)
+{
+    if (!sim->trace) return source(context, &sim->ids[1], out);
+    size_t row = (size_t)sim->options.layers * (size_t)sim->options.top;
+    if (token >= sim->trace_tokens) return false;
+    memcpy(out, sim->trace + (size_t)token * row, row * sizeof *out);
+    return true;
+}
+
+static int compare_times(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void summarise(struct sim *sim, double began_ns)
+{
+    struct simulate_result *result = &sim->result;
+    double accesses = (double)result->accesses, tokens = (double)result->tokens;
+    for (int32_t layer = 0; layer < sim->options.layers; layer++) {
+        struct prefetch_counts counts = prefetch_counts_get(&sim->prefetch, layer);
+        result->guesses.started += counts.started;
+        result->guesses.useful += counts.useful;
+        result->guesses.late += counts.late;
+        result->guesses.wasted += counts.wasted;
+        result->guesses.dropped += counts.dropped;
+    }
+    if (!sim->options.timed || accesses <= 0) return;
+    result->total_ns = sim->now_ns - began_ns;
+    result->tokens_per_second = tokens / result->total_ns * 1e9;
+    qsort(sim->token_times, (size_t)result->tokens, sizeof *sim->token_times, compare_times);
+    result->token_p50_ns = sim->token_times[result->tokens / 2] * 62.5;
+    result->token_p99_ns = sim->token_times[result->tokens * 99 / 100] * 62.5;
+    double misses = accesses - (double)result->device_hits;
+    double disk = (double)result->from_disk;
+    result->bound = simulate_bound(&sim->options, (double)result->device_hits / tokens,
+                                   (misses - disk) / tokens, disk / tokens);
+}
+
+static void run_tokens(struct sim *sim, simulate_source_fn source, void *context)
+{
+    const struct simulate_options *options = &sim->options;
+    double began = 0, token_began = 0;
+    sim->has_next = next_token(sim, source, context, 0, sim->tokens[1]);
+    while (sim->has_next && sim->token < options->warm_tokens + options->tokens) {
+        uint16_t *spent = sim->tokens[0];
+        sim->tokens[0] = sim->tokens[1];
+        sim->tokens[1] = spent;
+        sim->has_next = next_token(sim, source, context, sim->token + 1, sim->tokens[1]);
+        if (sim->token == options->warm_tokens) {
+            sim->result = (struct simulate_result){0};
+            memset(sim->prefetch.counts, 0, (size_t)options->layers * sizeof *sim->prefetch.counts);
+            began = sim->now_ns;
+        }
+        token_began = sim->now_ns;
+        for (int32_t layer = 0; layer < options->layers; layer++) {
+            run_layer(sim, layer);
+            /* The next token is known when the last layer is done. */
+            if (options->timed && options->hash_exact && sim->has_next &&
+                layer == options->layers - 1)
+                guess_by_table(sim);
+        }
+        if (sim->token >= options->warm_tokens) {
+            double units = (sim->now_ns - token_began) / 62.5;
+            sim->token_times[sim->result.tokens++] = (uint32_t)fmin(units, 4e9);
+        }
+        sim->token++;
+    }
+    if (sim->token > options->warm_tokens) summarise(sim, began);
+}
+
+enum sl_status simulate_run(const struct simulate_options *options, simulate_source_fn source,
+                            void *context, struct simulate_result *out, struct sl_error *error)
+{
+    SL_TRY(check_options(options, error));
+    struct sim *sim = calloc(1, sizeof *sim);
+    if (!sim) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for a simulation");
+    sim->options = *options;
+    enum sl_status status = sim_init(sim, error);
+    if (status == SL_OK && options->timed) {
+        bool device = options->device_slots == 0 || (rates_usable(&sim->rates, RATES_DEVICE) &&
+                                                     rates_usable(&sim->rates, RATES_UP));
+        bool whole =
+            options->host_slots + options->device_slots >= options->layers * options->experts;
+        if (!device || (options->device_slots == 0 && !rates_usable(&sim->rates, RATES_CPU)) ||
+            (!whole && !rates_usable(&sim->rates, RATES_DISK)))
+            status = sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                                  "no lane leads to some experts: give the rates of link and "
+                                  "device, or of the CPU, and of the disk unless memory holds all");
+    }
+    if (status == SL_OK) {
+        if (sim->trace) read_ahead(sim, source, context);
+        run_tokens(sim, source, context);
+        *out = sim->result;
+        if (out->tokens == 0)
+            status = sl_error_set(error, SL_ERR_LIMIT, 0,
+                                  "the trace ended within the %lld tokens of warming up",
+                                  (long long)options->warm_tokens);
+    }
+    sim_deinit(sim);
+    return status;
+}
+
+/* ---- figures ---- */
+
+double simulate_hit_rate(const struct simulate_result *result)
+{
+    return result->accesses ? (double)result->device_hits / (double)result->accesses : 0;
+}
+
+double simulate_bound(const struct simulate_options *options, double hits, double host_misses,
+                      double disk_misses)
+{
+    const struct rate *lanes = options->profile.lanes;
+    double bytes = (double)options->profile.expert_bytes;
+    bool up = lanes[RATES_UP].bytes_per_second > 0 && options->device_slots > 0;
+    bool cpu = lanes[RATES_CPU].bytes_per_second > 0;
+    double lane = up && cpu ? lanes[RATES_UP].shared_bytes_per_second +
+                                  lanes[RATES_CPU].shared_bytes_per_second
+                  : up ? lanes[RATES_UP].bytes_per_second
+                       : lanes[RATES_CPU].bytes_per_second;
+    double longest = host_misses > 0 ? host_misses * bytes / lane : 0;
+    if (hits > 0) longest = fmax(longest, hits * bytes / lanes[RATES_DEVICE].bytes_per_second);
+    if (disk_misses > 0)
+        longest = fmax(longest, disk_misses * bytes / lanes[RATES_DISK].bytes_per_second);
+    return 1 / (options->dense_ns * 1e-9 + longest);
+}

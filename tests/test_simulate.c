@@ -1,0 +1,229 @@
+/* labels: unit */
+/* The simulator counts what a plain cache would, keeps its books, and orders machines as they are.
+ */
+#include "offload/simulate.h"
+#include "offload/synthetic_trace.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "tests/support.h"
+
+#define LAYERS  4
+#define EXPERTS 64
+#define TOP     4
+#define BYTES   13369344
+
+static bool next_token(void *context, int32_t *token_id, uint16_t *chosen)
+{
+    synthetic_trace_next(context, token_id, chosen);
+    return true;
+}
+
+static struct synthetic_trace *make_trace(const char *preset, int32_t hash_layers)
+{
+    struct synthetic_options options = {
+        .layers = LAYERS, .experts = EXPERTS, .top = TOP, .hash_layers = hash_layers, .seed = 5};
+    struct synthetic_trace *trace;
+    struct sl_error error;
+    assert_true(synthetic_preset(preset, &options));
+    assert_int_equal(synthetic_trace_create(&options, &trace, &error), SL_OK);
+    return trace;
+}
+
+static struct simulate_options make_options(void)
+{
+    struct simulate_options options = {.layers = LAYERS,
+                                       .experts = EXPERTS,
+                                       .top = TOP,
+                                       .device_slots = LAYERS * 16,
+                                       .host_slots = LAYERS * (EXPERTS - 16),
+                                       .timed = true,
+                                       .dense_ns = LAYERS * 1e5,
+                                       .warm_tokens = 500,
+                                       .tokens = 1500,
+                                       .precision = 1,
+                                       .seed = 1};
+    const struct rates_machine machine = {2e12, 52e9, 150e9, 7e9, 178e9};
+    rates_profile_make(&options.profile, BYTES, &machine);
+    return options;
+}
+
+static struct simulate_result run(const struct simulate_options *options, const char *preset)
+{
+    struct synthetic_trace *trace = make_trace(preset, options->hash_layers);
+    struct simulate_result result;
+    struct sl_error error;
+    enum sl_status status = simulate_run(options, next_token, trace, &result, &error);
+    if (status != SL_OK) fail_msg("%s", error.message);
+    synthetic_trace_destroy(trace);
+    return result;
+}
+
+/* Sequential LRU over each layer's accesses, by the definition. */
+static void test_lru_counts_as_a_plain_cache_does(void **state)
+{
+    (void)state;
+    enum { SLOTS = 12 };
+    struct simulate_options options = make_options();
+    options.timed = false, options.by_layer = true, options.in_turn = true;
+    options.policy = RESIDENCY_LRU;
+    options.device_slots = SLOTS * LAYERS;
+    options.warm_tokens = 0, options.tokens = 800;
+    struct simulate_result result = run(&options, "base");
+
+    struct synthetic_trace *trace = make_trace("base", 0);
+    int32_t recent[LAYERS][SLOTS], counts[LAYERS] = {0}, id;
+    uint64_t hits = 0;
+    for (int32_t token = 0; token < 800; token++) {
+        uint16_t chosen[LAYERS * TOP];
+        synthetic_trace_next(trace, &id, chosen);
+        for (int32_t i = 0; i < LAYERS * TOP; i++) {
+            int32_t *list = recent[i / TOP], *count = &counts[i / TOP], at = 0;
+            while (at < *count && list[at] != chosen[i])
+                at++;
+            hits += at < *count;
+            if (at == *count && *count < SLOTS) ++*count;
+            if (at == SLOTS) at = SLOTS - 1;
+            memmove(list + 1, list, (size_t)at * sizeof *list);
+            list[0] = chosen[i];
+        }
+    }
+    synthetic_trace_destroy(trace);
+    assert_int_equal(result.accesses, 800 * LAYERS * TOP);
+    /* Within a token the token clock cannot tell what was used first. */
+    assert_in_range(result.device_hits, hits * 98 / 100, hits * 102 / 100);
+}
+
+static void test_the_default_beats_lru_and_lfu_and_nothing_beats_foresight(void **state)
+{
+    (void)state;
+    static const char *const presets[] = {"base", "stress"};
+    static const int32_t slots[] = {6, 12, 24};
+    for (size_t p = 0; p < 2; p++)
+        for (size_t s = 0; s < 3; s++) {
+            double rates[RESIDENCY_POLICIES];
+            for (int32_t policy = 0; policy < RESIDENCY_POLICIES; policy++) {
+                struct simulate_options options = make_options();
+                options.timed = false, options.by_layer = true;
+                options.policy = policy;
+                options.device_slots = slots[s] * LAYERS;
+                options.warm_tokens = 2000, options.tokens = 4000;
+                struct simulate_result result = run(&options, presets[p]);
+                rates[policy] = simulate_hit_rate(&result);
+            }
+            assert_true(rates[RESIDENCY_BLEND] >= rates[RESIDENCY_LRU] - 0.005);
+            assert_true(rates[RESIDENCY_BLEND] >= rates[RESIDENCY_LFU] - 0.005);
+            assert_true(rates[RESIDENCY_CLAIRVOYANT] > rates[RESIDENCY_BLEND]);
+        }
+}
+
+static void test_books_balance(void **state)
+{
+    (void)state;
+    for (int32_t way = 0; way < 16; way++) {
+        struct simulate_options options = make_options();
+        options.inclusive = way & 1;
+        options.hash_layers = way & 2 ? 1 : 0;
+        options.hash_exact = way & 2;
+        options.recall = way & 4 ? 0.5 : 0;
+        options.precision = 0.7;
+        if (way & 8) options.host_slots /= 3; /* some on disk */
+        struct simulate_result r = run(&options, "stress");
+        assert_int_equal(r.tokens, 1500);
+        assert_int_equal(r.accesses, r.tokens * LAYERS * TOP);
+        assert_int_equal(r.device_hits + r.in_flight + r.from_host + r.from_disk, r.accesses);
+        uint64_t computed = 0;
+        for (int32_t i = 0; i < DISPATCH_CHOICES; i++)
+            computed += r.choices[i];
+        assert_int_equal(computed, r.accesses);
+        assert_true((r.from_disk == 0) == (r.choices[DISPATCH_READ_CPU] == 0 &&
+                                           r.choices[DISPATCH_READ_STREAM] == 0) ||
+                    r.from_disk > 0);
+        if (!(way & 9)) assert_int_equal(r.from_disk + r.bytes_disk, 0); /* nothing is lost */
+        if (options.recall <= 0 && !options.hash_exact) assert_int_equal(r.guesses.started, 0);
+        assert_true(r.token_p50_ns <= r.token_p99_ns && r.token_p50_ns >= options.dense_ns);
+        assert_true(r.tokens_per_second > 0 && r.stall_ns < r.total_ns);
+    }
+}
+
+static void test_better_machines_are_faster(void **state)
+{
+    (void)state;
+    struct simulate_options options = make_options();
+    const struct rates_machine slow_link = {2e12, 13e9, 0, 7e9, 0},
+                               no_cpu = {2e12, 52e9, 0, 7e9, 0};
+    struct simulate_result both = run(&options, "stress");
+    rates_profile_make(&options.profile, BYTES, &no_cpu);
+    struct simulate_result stream = run(&options, "stress");
+    rates_profile_make(&options.profile, BYTES, &slow_link);
+    struct simulate_result slow = run(&options, "stress");
+    assert_true(both.tokens_per_second > stream.tokens_per_second);
+    assert_true(stream.tokens_per_second > slow.tokens_per_second);
+    assert_int_equal(stream.choices[DISPATCH_CPU], 0);
+    options.host_slots = LAYERS * 8;
+    struct simulate_result disk = run(&options, "stress");
+    assert_true(disk.tokens_per_second < slow.tokens_per_second && disk.from_disk > 0);
+    options = make_options();
+    options.device_slots = LAYERS * EXPERTS, options.host_slots = 0;
+    struct simulate_result all = run(&options, "stress");
+    assert_int_equal(all.device_hits, all.accesses);
+    assert_true(all.stall_ns < 1);
+}
+
+static void test_prefetch_hides_what_the_link_has_time_for(void **state)
+{
+    (void)state;
+    struct simulate_options options = make_options();
+    const struct rates_machine no_cpu = {2e12, 52e9, 0, 0, 0};
+    rates_profile_make(&options.profile, BYTES, &no_cpu);
+    options.dense_ns = LAYERS * 2e6; /* ample */
+    struct simulate_result without = run(&options, "stress");
+    options.recall = options.precision = 1;
+    struct simulate_result with = run(&options, "stress");
+    assert_true(with.stall_ns < 0.5 * without.stall_ns);
+    assert_true(with.guesses.useful > 10 * with.guesses.wasted);
+}
+
+static bool three_tokens(void *context, int32_t *token_id, uint16_t *chosen)
+{
+    int32_t *left = context;
+    *token_id = 0;
+    for (int32_t i = 0; i < LAYERS * TOP; i++)
+        chosen[i] = (uint16_t)(i % TOP);
+    return (*left)-- > 0;
+}
+
+static void test_ends_and_refusals(void **state)
+{
+    (void)state;
+    struct simulate_options options = make_options();
+    struct simulate_result result;
+    struct sl_error error;
+    int32_t left = 3;
+    assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_ERR_LIMIT);
+    options.warm_tokens = 1;
+    left = 3;
+    assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_OK);
+    assert_int_equal(result.tokens, 2);
+    options.device_slots = TOP - 1;
+    assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_ERR_ARGUMENT);
+    options = make_options();
+    options.profile.lanes[RATES_DISK] = (struct rate){0};
+    options.host_slots--;
+    assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "disk"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lru_counts_as_a_plain_cache_does),
+        cmocka_unit_test(test_the_default_beats_lru_and_lfu_and_nothing_beats_foresight),
+        cmocka_unit_test(test_books_balance),
+        cmocka_unit_test(test_better_machines_are_faster),
+        cmocka_unit_test(test_prefetch_hides_what_the_link_has_time_for),
+        cmocka_unit_test(test_ends_and_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
