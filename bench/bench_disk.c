@@ -109,7 +109,7 @@ static bool start_one(struct disk_bench *bench, struct expert_view *view)
         struct expert_ref ref = {.expert = random_below(&bench->random, bench->source.experts)};
         if (expert_store_is_resident(bench->store, ref)) continue;
         expert_store_stats_get(bench->store, &before);
-        if (expert_store_acquire(bench->store, &ref, 1, view) != SL_OK) return false;
+        if (expert_store_acquire(bench->store, &ref, NULL, 1, view) != SL_OK) return false;
         expert_store_stats_get(bench->store, &after);
         if (after.slots_pinned > before.slots_pinned) return true;
         expert_store_release(bench->store, view, 1);

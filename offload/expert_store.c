@@ -7,8 +7,6 @@
 #include "offload/residency.h"
 #include "offload/slot_pool.h"
 
-#include <time.h>
-
 /* What the store knows of a slot beyond the pool. */
 struct store_slot {
     enum sl_status status; /* of a failed read, until its last waiter is gone */
@@ -27,14 +25,14 @@ struct expert_store {
     int32_t queue_first, queue_last; /* demanded slots whose read waits for its turn, or -1 */
     int32_t hints[EXPERT_PREFETCH_QUEUE_MAX]; /* a ring of experts */
     int32_t hint_first, hint_count;
+    int64_t token_clock;
     uint64_t hits, misses, evictions, stall_ns, ram_bytes;
+    char memory_text[64];
 };
 
-static uint64_t now_ns(void)
+static uint64_t now_ns(const struct expert_store *store)
 {
-    struct timespec now;
-    SL_ASSERT(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    return clock_now_ns(&store->options.clock);
 }
 
 static int32_t index_of(const struct expert_store *store, struct expert_ref ref)
@@ -91,6 +89,8 @@ enum sl_status expert_store_create(const struct expert_store_options *options,
     if (options->depth < 1 || options->depth > EXPERT_DEPTH_MAX)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "read depth %d: choose 1 to %d",
                             (int)options->depth, EXPERT_DEPTH_MAX);
+    if (options->device)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "a device tier is not built yet");
     SL_TRY(expert_plan_check_source(source, error));
     SL_TRY(count_slots(options, &slots, &staging_bytes, error));
     struct expert_store *store = calloc(1, sizeof *store);
@@ -100,6 +100,7 @@ enum sl_status expert_store_create(const struct expert_store_options *options,
     store->queue_first = store->queue_last = -1;
     store->ram_bytes = (uint64_t)slots * source->slot_bytes + staging_bytes;
     SL_ASSERT(store->ram_bytes <= options->ram_bytes);
+    snprintf(store->memory_text, sizeof store->memory_text, "%d slots in RAM", (int)slots);
     enum sl_status status = slot_pool_init(&store->pool, slots, source->slot_bytes, error);
     if (status == SL_OK) status = make_tables(store, error);
     if (status != SL_OK) goto fail;
@@ -307,22 +308,29 @@ static bool make_room(struct expert_store *store, int32_t missing)
     uint64_t start_ns = 0;
     if (missing > pool->count - pool->pinned_count) return false;
     while (missing > pool->free_count + store->residency.candidate_count) {
-        if (!start_ns) start_ns = now_ns();
+        if (!start_ns) start_ns = now_ns(store);
         turn(store, true, false);
     }
-    if (start_ns) store->stall_ns += now_ns() - start_ns;
+    if (start_ns) store->stall_ns += now_ns(store) - start_ns;
     return true;
 }
 
 enum sl_status expert_store_acquire(struct expert_store *store, const struct expert_ref *refs,
-                                    int32_t count, struct expert_view *views)
+                                    const int32_t *tokens, int32_t count, struct expert_view *views)
 {
     int32_t missing = 0, pending;
     SL_ASSERT(count >= 0);
     /* What is here is pinned first, lest it be evicted for what is not. */
     for (int32_t i = 0; i < count; i++) {
         int32_t slot = store->slot_of[index_of(store, refs[i])];
-        views[i] = (struct expert_view){.ref = refs[i], .slot = slot};
+        views[i] = (struct expert_view){
+            .ref = refs[i],
+            .slot = slot,
+            .tier = EXPERT_TIER_HOST,
+            .lane = EXPERT_LANE_CPU,
+            .tokens = tokens ? tokens[i] : 1,
+            .from = expert_store_tier(store, refs[i]),
+        };
         if (slot >= 0)
             pin(store, slot);
         else
@@ -361,11 +369,11 @@ void expert_store_wait(struct expert_store *store, struct expert_view *views, in
     int32_t pending;
     SL_ASSERT(count >= 0);
     if (update_views(store, views, count, &pending) > 0 || pending == 0) return;
-    uint64_t start_ns = now_ns();
+    uint64_t start_ns = now_ns(store);
     do {
         turn(store, true, true);
     } while (update_views(store, views, count, &pending) == 0);
-    store->stall_ns += now_ns() - start_ns;
+    store->stall_ns += now_ns(store) - start_ns;
 }
 
 void expert_store_release(struct expert_store *store, struct expert_view *views, int32_t count)
@@ -379,11 +387,25 @@ void expert_store_release(struct expert_store *store, struct expert_view *views,
     }
 }
 
-void expert_store_prefetch(struct expert_store *store, const struct expert_ref *refs, int32_t count)
+void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t layer,
+                        int32_t tokens)
+{
+    SL_ASSERT(layer >= 0 && layer < store->options.source->layers);
+    SL_ASSERT(token_clock >= store->token_clock && tokens >= 1);
+    store->token_clock = token_clock;
+}
+
+int32_t expert_store_views_max(const struct expert_store *store)
+{
+    return store->pool.count;
+}
+
+void expert_store_guess(struct expert_store *store, const struct expert_guess *guesses,
+                        int32_t count)
 {
     SL_ASSERT(count >= 0);
     for (int32_t i = 0; i < count; i++) {
-        int32_t expert_idx = index_of(store, refs[i]);
+        int32_t expert_idx = index_of(store, guesses[i].ref);
         if (store->slot_of[expert_idx] >= 0) continue;
         if (store->hint_count == EXPERT_PREFETCH_QUEUE_MAX) {
             store->hint_first = (store->hint_first + 1) % EXPERT_PREFETCH_QUEUE_MAX;
@@ -403,6 +425,17 @@ bool expert_store_is_resident(const struct expert_store *store, struct expert_re
     return slot >= 0 && store->pool.slots[slot].state == SLOT_READY;
 }
 
+enum expert_tier expert_store_tier(const struct expert_store *store, struct expert_ref ref)
+{
+    return expert_store_is_resident(store, ref) ? EXPERT_TIER_HOST : EXPERT_TIER_DISK;
+}
+
+const char *expert_store_notice(const struct expert_store *store, int32_t index)
+{
+    SL_ASSERT(store && index >= 0);
+    return NULL;
+}
+
 const char *expert_store_last_failure(const struct expert_store *store)
 {
     return expert_fetcher_last_failure(store->fetcher);
@@ -411,6 +444,18 @@ const char *expert_store_last_failure(const struct expert_store *store)
 const char *expert_store_describe_io(const struct expert_store *store)
 {
     return expert_fetcher_describe(store->fetcher);
+}
+
+const char *expert_store_describe_memory(const struct expert_store *store)
+{
+    return store->memory_text;
+}
+
+void expert_store_guess_stats_get(const struct expert_store *store, int32_t layer,
+                                  struct expert_guess_stats *out)
+{
+    SL_ASSERT(layer >= 0 && layer < store->options.source->layers);
+    *out = (struct expert_guess_stats){0};
 }
 
 void expert_store_stats_get(const struct expert_store *store, struct expert_store_stats *out)

@@ -1,15 +1,18 @@
-/* The expert store: which expert lies in which slot of the RAM tier, and the reads that bring the
- * others from disk.
+/* The expert store: which expert lies where among device memory, RAM and disk, and the reads and
+ * copies that move them.
  *
- * Owned by one thread, the engine's. Slots go EMPTY -> READING -> (STAGED ->) READY; only READY
- * slots without pins may be evicted; a failed read goes back to EMPTY and its waiters get the
- * status. All memory is taken at creation. A short read, -EINTR and -EAGAIN are retried; every
- * other failure, an early end of the file and a wrong checksum fail the views that wait for that
- * expert and nothing else. */
+ * Three tiers: device slots <- host slots <- disk; without a device the first is missing. Experts
+ * never change, so nothing is written back to disk, and a copy may be dropped wherever another is.
+ * Owned by one thread, the engine's. All memory is taken at creation; budgets are hard. A short
+ * read, -EINTR and -EAGAIN are retried; every other failure, an early end of the file and a wrong
+ * checksum fail the views that wait for that expert and nothing else. A copy that fails or hangs
+ * fails nothing: its views go on from the RAM it came from, and the store says why. */
 #ifndef SLUICE_OFFLOAD_EXPERT_STORE_H
 #define SLUICE_OFFLOAD_EXPERT_STORE_H
 
 #include "kernels/base.h"
+#include "kernels/device.h"
+#include "offload/clock.h"
 #include "offload/io.h"
 
 #define EXPERT_SEGMENTS_MAX       6
@@ -17,6 +20,11 @@
 #define EXPERT_PREFETCH_QUEUE_MAX 64 /* hints that wait for a read; older ones are dropped */
 /* Transient failures in a row before a read counts as failed. */
 #define EXPERT_READ_RETRIES_MAX 16
+/* Sentences about degraded service that are kept. */
+#define EXPERT_NOTICES_MAX 8
+/* Passes of more tokens than this are prefill: what they bring does not displace what decode uses.
+ */
+#define EXPERT_DECODE_TOKENS_MAX 16
 
 struct expert_ref {
     int32_t layer, expert;
@@ -48,35 +56,80 @@ struct expert_source {
     const void *place_context; /* borrowed */
 };
 
+enum expert_tier { EXPERT_TIER_DISK, EXPERT_TIER_HOST, EXPERT_TIER_DEVICE, EXPERT_TIERS };
+
+/* Who computes an expert. On the CPU backend both run the same kernels on the bytes of the view. */
+enum expert_lane { EXPERT_LANE_CPU, EXPERT_LANE_DEVICE, EXPERT_LANES };
+
+/* Exclusive: an expert in device memory gives its host slot away when another needs it, and a
+ * victim leaving the device travels back into RAM. Inclusive: what is in device memory keeps its
+ * host slot. AUTO: inclusive where RAM holds every expert, else exclusive. */
+enum expert_sharing { EXPERT_SHARING_AUTO, EXPERT_EXCLUSIVE, EXPERT_INCLUSIVE };
+
 struct expert_store_options {
     const struct expert_source *source;
     uint64_t ram_bytes; /* hard bound on slots and staging together */
     int32_t slots_min;  /* creation fails with SL_ERR_NO_MEMORY if fewer fit */
-    int32_t depth;      /* experts read at once, 1 .. 64 */
+    int32_t depth;      /* experts read at once from one disk, 1 .. 64 */
     enum io_kind io;
     const struct io_ops *io_override; /* tests: a simulated door; else NULL */
+    struct device *device;            /* borrowed; NULL: no device tier */
+    uint64_t device_bytes;            /* hard bound on device slots */
+    enum expert_sharing sharing;
+    struct clock clock;
 };
 
 enum expert_view_state { EXPERT_VIEW_PENDING, EXPERT_VIEW_READY, EXPERT_VIEW_FAILED };
 
-/* A pinned expert. The caller's memory; the store keeps no pointer to it. `data` is valid while
- * READY and until release. */
+/* A pinned expert. The caller's memory; the store keeps no pointer to it. While PENDING everything
+ * but `ref` may still change: a copy that is given up leaves the view to the CPU. */
 struct expert_view {
     struct expert_ref ref;
-    int32_t slot;        /* -1 when FAILED */
-    const uint8_t *data; /* slot_bytes, page-aligned */
+    int32_t slot;          /* of `tier`; -1 when FAILED */
+    enum expert_tier tier; /* where the bytes are or will be, HOST or DEVICE */
+    enum expert_lane lane; /* who is to compute it; DEVICE means that tier is DEVICE */
+    const uint8_t *data;   /* slot_bytes, page-aligned; valid while READY and until release */
     enum expert_view_state state;
     enum sl_status status; /* of a FAILED view */
+    int32_t tokens;        /* as given to acquire */
+    enum expert_tier from; /* where the bytes were when it was acquired */
+    uint64_t predicted_ns; /* when the store expected it to be READY, from the acquire on */
+    uint64_t ready_ns;     /* and when it was; 0 while PENDING, or READY at once */
 };
 
 struct expert_store_stats {
     uint64_t hits, misses; /* acquired views that were READY, that were not */
-    uint64_t evictions;
-    uint64_t bytes_read; /* from disk, alignment included */
+    uint64_t evictions;    /* from host slots, to make room */
+    uint64_t bytes_read;   /* from disk, alignment included */
     uint64_t reads, retries, failures;
-    uint64_t stall_ns; /* spent waiting for reads, in wait and in acquire */
-    int32_t slots, slots_ready, slots_pinned;
-    uint64_t slot_bytes, ram_bytes; /* of one slot; taken in all */
+    uint64_t stall_ns; /* spent waiting for reads and copies, in wait and in acquire */
+    int32_t slots, slots_ready, slots_pinned; /* of the host tier */
+    uint64_t slot_bytes, ram_bytes;           /* of one slot; taken in all */
+    /* With a device. */
+    uint64_t from[EXPERT_TIERS];          /* acquired views by where the bytes were */
+    uint64_t lanes[EXPERT_LANES];         /* released READY views by who computed them */
+    uint64_t bytes_up, bytes_down;        /* over the link */
+    uint64_t copies_up, copies_down;      /* done */
+    uint64_t promotions;                  /* copies up in idle time, unasked */
+    uint64_t device_evictions, demotions; /* victims that left the device; of these, into RAM */
+    uint64_t redirects;                   /* views whose copy was given up */
+    int32_t device_slots, device_ready, device_pinned;
+    uint64_t device_bytes; /* taken in all */
+    enum expert_sharing sharing;
+};
+
+/* What became of guesses. */
+struct expert_guess_stats {
+    uint64_t useful; /* there when the router asked */
+    uint64_t late;   /* still on its way, or waiting, when the router asked */
+    uint64_t wasted; /* moved, and evicted or outlived unused */
+};
+
+/* An expert that may be asked for. */
+struct expert_guess {
+    struct expert_ref ref;
+    float probability;   /* 0 .. 1; 1: certain */
+    int64_t token_clock; /* of the pass in which its layer is reached */
 };
 
 struct expert_store;
@@ -85,42 +138,63 @@ SL_MUST_USE enum sl_status expert_store_create(const struct expert_store_options
                                                struct expert_store **out, struct sl_error *error);
 void expert_store_destroy(struct expert_store *store); /* NULL is fine; no pins may be left */
 
-/* Pins `count` distinct experts and starts reading the missing ones; returns at once. Fails with
- * SL_ERR_BUSY, pinning nothing, when fewer than `count` slots could be had: keep the sum of pins at
- * or below stats.slots. It waits in one case alone, when hinted reads under way hold the slots that
- * are needed. Views come back READY or PENDING (another view may wait for the same expert), or
- * FAILED where the read could not even start. */
+/* Where the pass is: `token_clock` counts tokens and never goes back, `tokens` are in this pass.
+ * Called before the acquires of each layer; guesses whose layer has passed die here. */
+void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t layer,
+                        int32_t tokens);
+
+/* How many views may be held at once in this pass: all host slots in decode, fewer in prefill. */
+int32_t expert_store_views_max(const struct expert_store *store);
+
+/* Pins `count` distinct experts and starts moving the missing ones; returns at once. `tokens` is
+ * how many tokens chose each (NULL: one). Chooses for each who computes it and from where. Fails
+ * with SL_ERR_BUSY, pinning nothing, when fewer than `count` slots could be had: keep the sum of
+ * views at or below expert_store_views_max. It waits in one case alone, when reads and copies that
+ * nobody waits for hold the slots that are needed. Views come back READY or PENDING (another view
+ * may wait for the same expert), or FAILED where the read could not even start. */
 SL_MUST_USE enum sl_status expert_store_acquire(struct expert_store *store,
-                                                const struct expert_ref *refs, int32_t count,
+                                                const struct expert_ref *refs,
+                                                const int32_t *tokens, int32_t count,
                                                 struct expert_view *views);
 
 /* Waits until at least one PENDING view among `views` is READY or FAILED, and updates all of them;
  * returns at once when none is pending. */
 void expert_store_wait(struct expert_store *store, struct expert_view *views, int32_t count);
 
-/* Gives up the pins, PENDING and FAILED views included. */
+/* Gives up the pins, PENDING and FAILED views included. On a device that computes behind the
+ * host's back a slot is used again only after what has been launched so far. */
 void expert_store_release(struct expert_store *store, struct expert_view *views, int32_t count);
 
-/* A hint: reads these experts into free or unpinned slots when no demanded read waits its turn;
- * beyond EXPERT_PREFETCH_QUEUE_MAX the oldest hints are dropped. Counts no hit or miss. */
-void expert_store_prefetch(struct expert_store *store, const struct expert_ref *refs,
-                           int32_t count);
+/* Hints, in no order: the likeliest and most urgent travel first, into free slots or in place of
+ * something less likely, when no demanded read or copy wants the link. Counts no hit or miss. */
+void expert_store_guess(struct expert_store *store, const struct expert_guess *guesses,
+                        int32_t count);
 
-/* One turn of completions and new reads; never blocks. */
+/* One turn of completions, new reads and copies; never blocks. */
 void expert_store_poll(struct expert_store *store);
 
 bool expert_store_is_resident(const struct expert_store *store, struct expert_ref ref);
+/* The best tier that holds the expert whole. */
+enum expert_tier expert_store_tier(const struct expert_store *store, struct expert_ref ref);
 
 /* The sentence of the last failed read, naming file, offset and reason; "" if none failed yet. */
 const char *expert_store_last_failure(const struct expert_store *store);
 
+/* Sentences about degraded service (a lane that died, memory that could not be pinned), in order
+ * of their appearance; NULL from the first index that is not taken on. */
+const char *expert_store_notice(const struct expert_store *store, int32_t index);
+
 /* "io_uring, O_DIRECT, registered buffers and files" and the like, for the user. */
 const char *expert_store_describe_io(const struct expert_store *store);
+/* "12 device slots exclusive of 40 in RAM (huge pages, locked)" and the like. */
+const char *expert_store_describe_memory(const struct expert_store *store);
 
 void expert_store_stats_get(const struct expert_store *store, struct expert_store_stats *out);
+void expert_store_guess_stats_get(const struct expert_store *store, int32_t layer,
+                                  struct expert_guess_stats *out);
 
-/* Asserts every invariant: no slot with two owners, states and pins consistent, lists whole,
- * reads in flight accounted for. */
+/* Asserts every invariant: no slot with two owners, states and pins consistent, lists whole, reads
+ * and copies in flight accounted for, budgets kept. */
 void expert_store_check(const struct expert_store *store);
 
 #endif

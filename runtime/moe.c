@@ -9,6 +9,7 @@
 /* Experts of a layer on their way through a chunk. */
 struct visit {
     struct expert_ref refs[OPS_EXPERTS_MAX];   /* chosen experts, resident ones first */
+    int32_t tokens[OPS_EXPERTS_MAX];           /* that chose each of refs */
     struct expert_view views[OPS_EXPERTS_MAX]; /* acquired and not yet released */
     int32_t count;                             /* of refs */
     int32_t next;                              /* refs acquired so far */
@@ -74,20 +75,24 @@ static void list_experts(const struct forward *forward, int32_t idx, struct visi
     for (int pass = 0; pass < 2; pass++) {
         for (int32_t expert = 0; expert < forward->model->config.experts; expert++) {
             struct expert_ref ref = {.layer = idx, .expert = expert};
-            if (ws->expert_first[expert] == ws->expert_first[expert + 1]) continue;
-            if (expert_store_is_resident(forward->store, ref) == (pass == 0))
+            int32_t tokens = ws->expert_first[expert + 1] - ws->expert_first[expert];
+            if (tokens == 0) continue;
+            if (expert_store_is_resident(forward->store, ref) == (pass == 0)) {
+                visit->tokens[visit->count] = tokens;
                 visit->refs[visit->count++] = ref;
+            }
         }
     }
 }
 
 /* Acquires as many of the remaining experts as there are slots; their reads start. */
-static enum sl_status acquire_more(struct forward *forward, struct visit *visit, int32_t slots)
+static enum sl_status acquire_more(struct forward *forward, struct visit *visit)
 {
-    int32_t count = min_i32(visit->count - visit->next, slots - visit->active);
+    int32_t room = expert_store_views_max(forward->store) - visit->active;
+    int32_t count = min_i32(visit->count - visit->next, room);
     if (count <= 0) return SL_OK;
-    SL_TRY(expert_store_acquire(forward->store, visit->refs + visit->next, count,
-                                visit->views + visit->active));
+    SL_TRY(expert_store_acquire(forward->store, visit->refs + visit->next,
+                                visit->tokens + visit->next, count, visit->views + visit->active));
     visit->next += count;
     visit->active += count;
     return SL_OK;
@@ -189,7 +194,6 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
-    struct expert_store_stats stats;
     struct visit visit; /* large: only the counts need a start */
     enum sl_status status;
     SL_ASSERT(config->experts <= OPS_EXPERTS_MAX && chunk->tokens <= ws->chunk_tokens);
@@ -198,14 +202,13 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     route(forward, chunk, idx, x);
     sort_by_expert(config, chunk->tokens, ws);
     list_experts(forward, idx, &visit);
-    expert_store_stats_get(forward->store, &stats);
 
     /* Reads travel while the resident experts and the shared one run. */
-    status = acquire_more(forward, &visit, stats.slots);
+    status = acquire_more(forward, &visit);
     if (status == SL_OK) status = run_ready(forward, &visit, x);
     if (status == SL_OK) run_shared(forward, idx, chunk->tokens, x, out);
     while (status == SL_OK && (visit.active > 0 || visit.next < visit.count)) {
-        status = acquire_more(forward, &visit, stats.slots);
+        status = acquire_more(forward, &visit);
         if (status != SL_OK) break;
         expert_store_wait(forward->store, visit.views, visit.active);
         status = run_ready(forward, &visit, x);

@@ -122,3 +122,11 @@ const uint8_t *test_experts_slot(const struct test_experts *experts, struct expe
 {
     return experts->slots + (size_t)(ref.layer * experts->source.experts + ref.expert) * SLOT_BYTES;
 }
+
+void test_guess(struct expert_store *store, const struct expert_ref *refs, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        struct expert_guess guess = {.ref = refs[i], .probability = 0.5f};
+        expert_store_guess(store, &guess, 1);
+    }
+}

@@ -25,6 +25,9 @@ void test_experts_init(struct test_experts *experts, enum test_experts_form form
                        int32_t experts_per_layer, bool direct, uint64_t seed);
 void test_experts_deinit(struct test_experts *experts);
 
+/* Guesses these experts, all equally likely, for the pass at hand. */
+void test_guess(struct expert_store *store, const struct expert_ref *refs, int32_t count);
+
 /* What the slot of this expert must hold, [slot_bytes]. */
 const uint8_t *test_experts_slot(const struct test_experts *experts, struct expert_ref ref);
 

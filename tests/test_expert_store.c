@@ -70,7 +70,7 @@ static void step_acquire(struct world *world, struct group *group)
     int32_t limit = min_i32(GROUP_MAX, world->slots);
     int32_t count = (int32_t)test_random_below(&world->state, (uint32_t)limit + 1);
     choose_refs(world, refs, count);
-    enum sl_status status = expert_store_acquire(world->store, refs, count, group->views);
+    enum sl_status status = expert_store_acquire(world->store, refs, NULL, count, group->views);
     if (world->pinned + count > world->slots) {
         /* Shared experts may still make it fit; nothing is pinned when it does not. */
         if (status == SL_ERR_BUSY) return;
@@ -128,7 +128,7 @@ static void run_steps(struct world *world, int32_t steps)
         case 6: {
             int32_t count = (int32_t)test_random_below(&world->state, GROUP_MAX + 1);
             choose_refs(world, refs, count);
-            expert_store_prefetch(world->store, refs, count);
+            test_guess(world->store, refs, count);
             break;
         }
         default: expert_store_poll(world->store); break;
@@ -277,7 +277,7 @@ static void close_fixture(struct fixture *fixture)
 static void acquire_and_wait(struct expert_store *store, int32_t index, struct expert_view *view)
 {
     struct expert_ref ref = ref_of(index);
-    assert_int_equal(expert_store_acquire(store, &ref, 1, view), SL_OK);
+    assert_int_equal(expert_store_acquire(store, &ref, NULL, 1, view), SL_OK);
     expert_store_wait(store, view, 1);
     assert_int_equal(view->state, EXPERT_VIEW_READY);
 }
@@ -314,12 +314,12 @@ static void test_acquire_beyond_the_slots_is_busy_and_pins_nothing(void **state)
     struct expert_store_stats stats;
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 2, 2, &(struct io_sim_plan){0});
-    assert_int_equal(expert_store_acquire(fixture.store, first, 2, held), SL_OK);
-    assert_int_equal(expert_store_acquire(fixture.store, second, 2, views), SL_ERR_BUSY);
+    assert_int_equal(expert_store_acquire(fixture.store, first, NULL, 2, held), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, second, NULL, 2, views), SL_ERR_BUSY);
     expert_store_release(fixture.store, held, 2);
     expert_store_stats_get(fixture.store, &stats);
     assert_int_equal(stats.slots_pinned, 0);
-    assert_int_equal(expert_store_acquire(fixture.store, second, 2, views), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, second, NULL, 2, views), SL_OK);
     expert_store_release(fixture.store, views, 2);
     expert_store_check(fixture.store);
     close_fixture(&fixture);
@@ -333,8 +333,8 @@ static void test_two_callers_share_one_read(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 4, 2,
                  &(struct io_sim_plan){.latency_turns_max = 9});
-    assert_int_equal(expert_store_acquire(fixture.store, &ref, 1, &a), SL_OK);
-    assert_int_equal(expert_store_acquire(fixture.store, &ref, 1, &b), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, &ref, NULL, 1, &a), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, &ref, NULL, 1, &b), SL_OK);
     expert_store_wait(fixture.store, &a, 1);
     expert_store_wait(fixture.store, &b, 1);
     assert_ptr_equal(a.data, b.data);
@@ -354,7 +354,7 @@ static void test_prefetched_experts_are_hits_and_pinned_ones_stay(void **state)
     (void)state;
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 2, 4, &(struct io_sim_plan){0});
     acquire_and_wait(fixture.store, 0, &view);
-    expert_store_prefetch(fixture.store, refs, 1);
+    test_guess(fixture.store, refs, 1);
     for (int i = 0; i < 4; i++)
         expert_store_poll(fixture.store);
     assert_true(expert_store_is_resident(fixture.store, refs[0]));
@@ -362,7 +362,7 @@ static void test_prefetched_experts_are_hits_and_pinned_ones_stay(void **state)
     expert_store_stats_get(fixture.store, &stats);
     assert_int_equal(stats.hits, 1);
     assert_int_equal(stats.misses, 1);
-    expert_store_prefetch(fixture.store, refs, 3); /* every slot is pinned: nothing may move */
+    test_guess(fixture.store, refs, 3); /* every slot is pinned: nothing may move */
     for (int i = 0; i < 8; i++)
         expert_store_poll(fixture.store);
     assert_true(expert_store_is_resident(fixture.store, ref_of(0)));
@@ -381,7 +381,7 @@ static void test_reads_in_flight_stay_within_the_depth(void **state)
     for (int32_t i = 0; i < 12; i++)
         refs[i] = ref_of(i);
     open_fixture(&fixture, TEST_EXPERTS_PACKED, 12, 3, &(struct io_sim_plan){0});
-    assert_int_equal(expert_store_acquire(fixture.store, refs, 12, views), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 12, views), SL_OK);
     for (int32_t i = 0; i < 12; i++)
         expert_store_wait(fixture.store, views, 12);
     for (int32_t i = 0; i < 12; i++)
@@ -403,7 +403,7 @@ static void test_a_broken_door_fails_every_view_and_hangs_nobody(void **state)
                  &(struct io_sim_plan){.latency_turns_max = 3});
     io_sim_set_plan(&(struct io_sim_plan){.reap_fails = true});
     for (int round = 0; round < 2; round++) {
-        assert_int_equal(expert_store_acquire(fixture.store, refs, 6, views), SL_OK);
+        assert_int_equal(expert_store_acquire(fixture.store, refs, NULL, 6, views), SL_OK);
         for (int32_t i = 0; i < 6; i++)
             expert_store_wait(fixture.store, views, 6);
         for (int32_t i = 0; i < 6; i++) {

@@ -65,8 +65,8 @@ static void use_store(struct expert_store *store, int rounds)
         for (int32_t i = 0; i < 3; i++)
             refs[i] = (struct expert_ref){.layer = (int32_t)test_random_below(&random, 2),
                                           .expert = (int32_t)test_random_below(&random, 4)};
-        expert_store_prefetch(store, refs, 2);
-        if (expert_store_acquire(store, refs, 3, views) != SL_OK) fail_msg("busy");
+        test_guess(store, refs, 2);
+        if (expert_store_acquire(store, refs, NULL, 3, views) != SL_OK) fail_msg("busy");
         for (int i = 0; i < 3; i++)
             expert_store_wait(store, views, 3);
         expert_store_poll(store);

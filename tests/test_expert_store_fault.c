@@ -50,7 +50,7 @@ static void expect_failing(struct fixture *fixture, uint32_t failing, enum sl_st
     struct expert_view views[COUNT];
     for (int32_t i = 0; i < COUNT; i++)
         refs[i] = (struct expert_ref){.layer = i / EXPERTS, .expert = i % EXPERTS};
-    assert_int_equal(expert_store_acquire(fixture->store, refs, COUNT, views), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture->store, refs, NULL, COUNT, views), SL_OK);
     for (int32_t i = 0; i < COUNT; i++)
         expert_store_wait(fixture->store, views, COUNT);
     for (int32_t i = 0; i < COUNT; i++) {
@@ -124,7 +124,7 @@ static void check_truncated(struct fixture *fixture)
     struct expert_ref first = {0, 0};
     struct expert_view view;
     fixture->experts.source.checksums = fixture->experts.checksums;
-    assert_int_equal(expert_store_acquire(fixture->store, &first, 1, &view), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture->store, &first, NULL, 1, &view), SL_OK);
     expert_store_wait(fixture->store, &view, 1);
     /* The file now ends within the sixth expert, in the middle of a block. */
     assert_int_equal(truncate(file->path, 5 * 8192 + 5000), 0);
@@ -274,7 +274,7 @@ static void test_a_released_wait_leaves_a_failing_read_to_itself(void **state)
     };
     (void)state;
     open_simulated(&fixture, &plan);
-    assert_int_equal(expert_store_acquire(fixture.store, &ref, 1, &view), SL_OK);
+    assert_int_equal(expert_store_acquire(fixture.store, &ref, NULL, 1, &view), SL_OK);
     assert_int_equal(view.state, EXPERT_VIEW_PENDING);
     expert_store_release(fixture.store, &view, 1);
     for (int i = 0; i < 100; i++) {
