@@ -6,8 +6,9 @@
  *
  *     head, TRACE_HEAD_BYTES     magic "SLUICETR", version, shape, lists; XXH3-64 of the rest last
  *     blocks                     32 bytes: u32 magic "SLTB", u32 payload bytes, u32 steps,
- *                                u32 zero, u64 number of its first step, u64 XXH3-64 of the 24
- *                                bytes before and the payload; then the payload, whole steps
+ *                                u32 zero, u64 number of its first step, u64 XXH3-64 of the
+ *                                payload, seeded with the XXH3-64 of the 24 bytes before; then the
+ *                                payload, whole steps
  *     end                        such a header with magic "SLTE", no payload, and the number of
  *                                steps of the whole file as first step
  *
@@ -24,9 +25,7 @@
  * Nothing is padded. A file without its end is what a killed run leaves: its whole blocks can be
  * read, then the reader says where it stops. docs/trace.md shows how to read one from Python.
  *
- * A writer and a reader belong to one thread each and own their buffers; both are made at open, so
- * that recording allocates nothing. A failed write is remembered, ends the recording and comes out
- * of close: a full disk does not stop a run. */
+ * This header has the records; trace_writer.h and trace_reader.h write and read them. */
 #ifndef SLUICE_OFFLOAD_TRACE_H
 #define SLUICE_OFFLOAD_TRACE_H
 
@@ -89,63 +88,43 @@ struct trace_step {
     const struct trace_timing *timings;        /* [layers], or NULL */
 };
 
-/* ---- writing ------------------------------------------------------------------------------ */
+/* Offsets of a step's parts in its bytes; every size is checked to fit TRACE_STEP_BYTES_MAX. */
+struct trace_layout {
+    size_t ids, chosen, guesses, timings, bytes;
+    size_t expert_bytes; /* 1 or 2, of one chosen expert */
+};
 
-struct trace_writer;
+#define TRACE_STEP_HEAD_BYTES 32
+#define TRACE_FLAG_GUESSES    1u
+#define TRACE_FLAG_TIMINGS    2u
+#define TRACE_MARGIN_SCALE    4096.0f
+#define TRACE_NO_EXPERT       65535
 
-/* Creates `path`, which must not be a directory, for steps of up to `tokens_max` tokens; an
- * existing file is replaced. SL_ERR_ARGUMENT: a head out of bounds, or a path that cannot be
- * created; SL_ERR_NO_MEMORY. */
-SL_MUST_USE enum sl_status trace_writer_open(const char *path, const struct trace_head *head,
-                                             int32_t tokens_max, struct trace_writer **out,
-                                             struct sl_error *error);
+/* The header of a block, or of the end. */
+struct trace_block {
+    bool end;
+    uint32_t payload_bytes, steps;
+    uint64_t first_step;
+};
 
-/* A step in pieces, as a forward pass makes them: begin, then layers in ascending order, each with
- * its choice first and then, in any order, lists and timing; end or abandon. `now_ns` is any clock
- * that does not run backwards; the first begin is its zero. ids [tokens] are copied. */
-void trace_writer_begin(struct trace_writer *writer, enum trace_step_kind kind, int32_t position,
-                        const int32_t *ids, int32_t tokens, uint64_t now_ns);
-/* chosen [tokens, top] of layer `layer`, which is one more than the last one's, from 0. */
-void trace_writer_layer(struct trace_writer *writer, int32_t layer, const int32_t *chosen);
-/* Candidates [count] for token `token` of the step, best first; more than the head's `guesses` are
- * cut, and steps of more than TRACE_GUESS_TOKENS_MAX tokens record none. */
-void trace_writer_list(struct trace_writer *writer, int32_t list, int32_t token,
-                       const struct predictor_candidate *candidates, int32_t count);
-void trace_writer_timing(struct trace_writer *writer, const struct trace_timing *timing);
-void trace_writer_end(struct trace_writer *writer, uint64_t now_ns);
-void trace_writer_abandon(struct trace_writer *writer); /* forgets the step; fine without one */
+/* SL_ERR_ARGUMENT naming the field that is out of bounds. */
+SL_MUST_USE enum sl_status trace_head_check(const struct trace_head *head, struct sl_error *error);
+void trace_head_encode(const struct trace_head *head, uint8_t bytes[TRACE_HEAD_BYTES]);
+/* SL_ERR_FORMAT, SL_ERR_CHECKSUM, SL_ERR_UNSUPPORTED; `name` for messages. */
+SL_MUST_USE enum sl_status trace_head_parse(const uint8_t bytes[TRACE_HEAD_BYTES], const char *name,
+                                            struct trace_head *out, struct sl_error *error);
 
-/* A whole step at once; its start and duration are taken as given. */
-void trace_writer_step(struct trace_writer *writer, const struct trace_step *step);
+/* The layout of a step of a trace with this (checked) head; false when it is too large. */
+bool trace_layout_make(const struct trace_head *head, int32_t layers, int32_t tokens,
+                       uint32_t flags, struct trace_layout *out);
 
-/* Writes what is left and the end, and frees the writer; the status of the whole recording. NULL is
- * fine. */
-SL_MUST_USE enum sl_status trace_writer_close(struct trace_writer *writer, struct sl_error *error);
-
-uint64_t trace_writer_bytes(const struct trace_writer *writer); /* of the file so far */
-
-/* ---- reading ------------------------------------------------------------------------------ */
-
-struct trace_reader;
-
-/* SL_ERR_IO: cannot be read; SL_ERR_FORMAT, SL_ERR_CHECKSUM: not a trace, or a damaged one, with
- * its name and the offset; SL_ERR_UNSUPPORTED: another version; SL_ERR_NO_MEMORY. */
-SL_MUST_USE enum sl_status trace_reader_open(const char *path, struct trace_reader **out,
-                                             struct sl_error *error);
-/* The same over bytes in memory, which the reader borrows; `name` for messages. */
-SL_MUST_USE enum sl_status trace_reader_open_memory(const void *data, size_t bytes,
-                                                    const char *name, struct trace_reader **out,
-                                                    struct sl_error *error);
-void trace_reader_close(struct trace_reader *reader); /* NULL is fine */
-
-const struct trace_head *trace_reader_head(const struct trace_reader *reader);
-
-/* The next step, or NULL in `*out` at the end of the file. Every expert is checked to be below
- * head->experts, every count against the head. After an error only close may follow. */
-SL_MUST_USE enum sl_status trace_reader_next(struct trace_reader *reader,
-                                             const struct trace_step **out, struct sl_error *error);
-
-/* Back to the first step, also after the end or an error. */
-void trace_reader_rewind(struct trace_reader *reader);
+/* The header in front of `payload`, which is block->payload_bytes long. */
+void trace_block_encode(const struct trace_block *block, const void *payload,
+                        uint8_t bytes[TRACE_BLOCK_HEAD_BYTES]);
+/* False when these are no block header's bytes; `*checksum` is to equal trace_block_checksum. */
+bool trace_block_parse(const uint8_t bytes[TRACE_BLOCK_HEAD_BYTES], struct trace_block *out,
+                       uint64_t *checksum);
+uint64_t trace_block_checksum(const uint8_t bytes[TRACE_BLOCK_HEAD_BYTES], const void *payload,
+                              size_t payload_bytes);
 
 #endif
