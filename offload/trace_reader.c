@@ -199,13 +199,13 @@ static enum sl_status read_block(struct trace_reader *reader, struct sl_error *e
     /* A block's last step may take it past its usual size; more is no writer's work. */
     if (block.payload_bytes > TRACE_BLOCK_BYTES + TRACE_STEP_BYTES_MAX)
         return damaged(reader, at, "a block of impossible size", error);
-    /* Before memory is taken for it: is the block there at all? */
     if (block.payload_bytes) {
+        /* Before memory is taken for it: is the block there at all? */
         uint8_t last;
         SL_TRY(read_exact(reader, at + sizeof head + block.payload_bytes - 1, &last, 1, error));
+        SL_TRY(grow_block(reader, block.payload_bytes, error));
+        SL_TRY(read_exact(reader, at + sizeof head, reader->block, block.payload_bytes, error));
     }
-    SL_TRY(grow_block(reader, block.payload_bytes, error));
-    SL_TRY(read_exact(reader, at + sizeof head, reader->block, block.payload_bytes, error));
     if (trace_block_checksum(head, reader->block, block.payload_bytes) != checksum)
         return sl_error_set(error, SL_ERR_CHECKSUM, 0,
                             "%s: offset %llu: a block differs from its checksum; record the trace "
