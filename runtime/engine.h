@@ -10,9 +10,10 @@
 #include "runtime/model.h"
 #include "runtime/sl.h"
 
-#define ENGINE_THREADS_MAX    1024
-#define ENGINE_PREFETCH_DEPTH 1 /* layers that routers look ahead where nothing else is asked for  \
-                                 */
+#define ENGINE_THREADS_MAX 1024
+#define ENGINE_PREFETCH_DEPTH                                                                      \
+    1 /* layers that routers look ahead where nothing else is asked for                            \
+       */
 
 struct sl_engine {
     struct model *model;
