@@ -248,6 +248,22 @@ SL_API SL_MUST_USE enum sl_status sl_sampler_create(const struct sl_sampling *sa
 SL_API void sl_sampler_destroy(sl_sampler *sampler);
 SL_API int32_t sl_sampler_next(sl_sampler *sampler, const float *logits);
 
+/* ---- this machine ------------------------------------------------------------------------- */
+
+struct sl_host_options {
+    const char *model_dir; /* its experts' shape and files; NULL: the shape of V4-Flash, no disk */
+    const char *file;      /* read instead of the model's experts; NULL: these */
+    const char *profile; /* where to keep the figures; NULL: ~/.cache/sluice/machine; "": nowhere */
+    double seconds;      /* of each of about twenty measurements; 0: 0.5 */
+    int32_t threads;     /* 0: one per physical core */
+    const char *cpu_isa; /* as in sl_engine_options */
+};
+
+/* Measures memory, experts on the CPU and the disk, alone and together, keeps the figures as this
+ * machine's profile, and describes them as text or JSON. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_bench_host(const struct sl_host_options *options, bool json,
+                                                char **report, struct sl_error *error);
+
 /* ---- checkpoints on disk ------------------------------------------------------------------ */
 
 /* What a checkpoint is and where its bytes would live under these options, as text for people or

@@ -42,6 +42,7 @@ int command_inspect(int argc, char **argv);
 int command_pack(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_synth(int argc, char **argv);
+int command_bench(int argc, char **argv);
 int command_trace(int argc, char **argv);
 int command_debug(int argc, char **argv);
 

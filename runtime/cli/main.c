@@ -17,6 +17,7 @@ static const struct command commands[] = {
     {"pack", command_pack, "write a checkpoint's experts as one fast file"},
     {"verify", command_verify, "check a packed file"},
     {"synth", command_synth, "write a random checkpoint"},
+    {"bench", command_bench, "measure this machine"},
     {"trace", command_trace, "count a recorded trace"},
     {"debug", command_debug, "tokens, prompts, logits and routing, for checks"},
 };
