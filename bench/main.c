@@ -16,17 +16,29 @@ static const struct {
     {"ops", "routed experts on the CPU, beside memory and arithmetic at their best", bench_ops},
     {"pool", "the worker pool by itself: empty loops and jobs", bench_pool},
     {"prefill", "wide products by the exact kernels and through OpenBLAS", bench_prefill},
+    {"prediction", "misses of --model that were guessed ahead, by every way of guessing",
+     bench_prediction},
+    {"prefetch", "decoding with --model: nothing, the table, routers ahead; with a trace",
+     bench_prefetch},
     {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
 };
 
 static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},   {"file", required_argument, NULL, 'f'},
-    {"bytes", required_argument, NULL, 'b'},   {"depth", required_argument, NULL, 'd'},
-    {"packed", no_argument, NULL, 'p'},        {"unpacked", no_argument, NULL, 'u'},
-    {"rounds", required_argument, NULL, 'r'},  {"seconds", required_argument, NULL, 's'},
-    {"threads", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 'S'},
-    {"cpu-isa", required_argument, NULL, 'i'}, {"commit", required_argument, NULL, 'c'},
-    {"help", no_argument, NULL, 'h'},          {0},
+    {"model", required_argument, NULL, 'm'},
+    {"file", required_argument, NULL, 'f'},
+    {"bytes", required_argument, NULL, 'b'},
+    {"depth", required_argument, NULL, 'd'},
+    {"packed", no_argument, NULL, 'p'},
+    {"unpacked", no_argument, NULL, 'u'},
+    {"share", required_argument, NULL, 'x'},
+    {"rounds", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 's'},
+    {"threads", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'S'},
+    {"cpu-isa", required_argument, NULL, 'i'},
+    {"commit", required_argument, NULL, 'c'},
+    {"help", no_argument, NULL, 'h'},
+    {0},
 };
 
 static int usage(FILE *out)
@@ -34,9 +46,10 @@ static int usage(FILE *out)
     fprintf(out,
             "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--bytes SIZE] [--depth N]\n"
             "                    [--packed|--unpacked] [--rounds N] [--seconds S]\n"
-            "                    [--threads N] [--cpu-isa NAME] [--seed N] [--commit TEXT]\n");
+            "                    [--threads N] [--share X] [--cpu-isa NAME] [--seed N] [--commit "
+            "TEXT]\n");
     for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
-        fprintf(out, "  %-9s %s\n", benches[i].name, benches[i].help);
+        fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].help);
     return out == stdout ? 0 : 2;
 }
 
@@ -86,6 +99,7 @@ static bool parse_option(int option, const char *text, struct bench_options *opt
     case 'd': good = parse_int(text, 1, 64, &options->depth); break;
     case 'r': good = parse_int(text, 1, BENCH_SAMPLES_MAX, &options->rounds); break;
     case 't': good = parse_int(text, 1, 1024, &options->threads); break;
+    case 'x': good = parse_number(text, 0.001, 1, &options->share); break;
     case 'S': good = parse_count(text, 0, 1e15, &options->seed); break;
     case 's': good = parse_number(text, 0.01, 600, &options->seconds); break;
     default: return false; /* getopt has said why */
@@ -102,6 +116,7 @@ int main(int argc, char **argv)
         .bytes = 13369344, /* one expert of DeepSeek-V4-Flash */
         .depth = 4,
         .rounds = 5,
+        .share = 0.25,
         .seconds = 1,
         .threads = processors > 0 && processors <= 1024 ? (int32_t)processors : 1,
         .seed = 1,
