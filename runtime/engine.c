@@ -258,10 +258,9 @@ const sl_tokenizer *sl_engine_tokenizer(const sl_engine *engine)
 /* Sums of the guesses by where they came from. */
 static void add_guesses(const sl_engine *engine, struct sl_stats *out)
 {
-    for (int32_t layer = 0; layer < engine->source.layers; layer++) {
-        struct expert_guess_stats guesses;
+    for (int32_t layer = 0; layer < engine->model->config.layers; layer++) {
+        struct lookahead_counts guesses = lookahead_counts_get(engine->lookahead, layer);
         bool table = engine->model->layers[layer].token_experts != NULL;
-        expert_store_guess_stats_get(engine->store, layer, &guesses);
         *(table ? &out->table_useful : &out->router_useful) += guesses.useful;
         *(table ? &out->table_late : &out->router_late) += guesses.late;
         *(table ? &out->table_wasted : &out->router_wasted) += guesses.wasted;
@@ -274,10 +273,9 @@ static void add_guesses(const sl_engine *engine, struct sl_stats *out)
 
 void sl_engine_layer_stats(const sl_engine *engine, int32_t layer, struct sl_layer_stats *out)
 {
-    struct expert_guess_stats guesses;
     SL_ASSERT(layer >= 0 && layer < engine->model->config.layers);
     const struct forward_tally *tally = &engine->tally[layer];
-    expert_store_guess_stats_get(engine->store, layer, &guesses);
+    struct lookahead_counts guesses = lookahead_counts_get(engine->lookahead, layer);
     *out =
         (struct sl_layer_stats){.asked = tally->asked,
                                 .missed = tally->missed,

@@ -113,6 +113,7 @@ static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, i
 enum sl_status forward_layers(struct forward *forward, const struct forward_chunk *chunk)
 {
     struct workspace *ws = forward->workspace;
+    lookahead_begin(forward);
     lookahead_tokens(forward, chunk->ids, chunk->tokens, forward->token_clock, 1);
     embed(forward, chunk->ids, chunk->tokens, forward->model->config.streams, ws->streams);
     for (int32_t idx = 0; idx < forward->model->config.layers; idx++) {
@@ -122,7 +123,9 @@ enum sl_status forward_layers(struct forward *forward, const struct forward_chun
                              forward->token_clock + chunk->tokens, 1);
         SL_TRY(forward_block(forward, chunk, idx, ws->streams));
     }
-    return forward->ops->stream_sync(forward->stream);
+    SL_TRY(forward->ops->stream_sync(forward->stream));
+    lookahead_end(forward, chunk->tokens);
+    return SL_OK;
 }
 
 /* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits. */

@@ -11,6 +11,13 @@
 /* What is less likely than this is not worth a read: it would more often be wasted than used. */
 #define PROBABILITY_MIN 0.4f
 
+/* Guesses about one layer that wait for its next visit; of experts that were not in memory. */
+struct promises {
+    int32_t count;
+    int32_t experts[LOOKAHEAD_HINTS_MAX];
+    struct lookahead_counts counts;
+};
+
 struct lookahead {
     struct lookahead_options options;
     struct predictor *predictor;
@@ -24,15 +31,19 @@ struct lookahead {
     float *scores; /* [LOOKAHEAD_TOKENS_MAX, E] */
     float *none;   /* [E] probability that no row asks for the expert */
     uint8_t *seen; /* [E] marks while the tokens of a prompt are gathered */
+    struct promises *promises; /* [layers] */
 
     struct trace_list lists[TRACE_LISTS_MAX]; /* recorded */
     int32_t list_count, list_guesses;         /* 0: no recording */
     int32_t rows[LOOKAHEAD_TOKENS_MAX];       /* of the chunk, ascending, the last one last */
     int32_t row_count;
 
-    /* Does it pay? Sums at the start of the epoch, and what is left of a pause. */
-    int32_t epoch_layers, pause_layers, pause_epochs;
-    uint64_t epoch_ns, epoch_useful;
+    /* Does it pay? Time of a pass of one token, [without, with] guesses, and the epoch under way.
+     */
+    double pass_ns[2];
+    bool guessing;
+    int32_t epochs, epoch_passes;
+    uint64_t epoch_ns, pass_start_ns;
     struct lookahead_stats stats;
 };
 
@@ -73,14 +84,18 @@ enum sl_status lookahead_create(const struct lookahead_options *options, struct 
     struct lookahead *lookahead = calloc(1, sizeof *lookahead);
     float *memory = calloc(floats_of(config), sizeof *memory);
     uint8_t *seen = calloc((size_t)config->experts, 1);
-    if (!lookahead || !memory || !seen) {
+    struct promises *promises = calloc((size_t)config->layers, sizeof *promises);
+    if (!lookahead || !memory || !seen || !promises) {
         free(lookahead);
         free(memory);
         free(seen);
+        free(promises);
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to look ahead");
     }
     lookahead->options = *options;
+    lookahead->guessing = true;
     lookahead->seen = seen;
+    lookahead->promises = promises;
     carve(lookahead, memory);
     struct predictor_options predictor = {.layers = config->layers,
                                           .experts = config->experts,
@@ -101,6 +116,7 @@ void lookahead_destroy(struct lookahead *lookahead)
     predictor_destroy(lookahead->predictor);
     free(lookahead->streams); /* the block's start */
     free(lookahead->seen);
+    free(lookahead->promises);
     free(lookahead);
 }
 
@@ -130,6 +146,48 @@ void lookahead_record_end(struct lookahead *lookahead)
     lookahead->list_count = 0;
 }
 
+/* ---- what becomes of guesses -------------------------------------------------------------- */
+
+/* Hands guesses [count] about one layer to the store and remembers those that bring something. */
+static void promise(struct forward *forward, int32_t layer, const struct expert_guess *guesses,
+                    int32_t count)
+{
+    struct promises *promises = &forward->lookahead->promises[layer];
+    for (int32_t i = 0; i < count; i++) {
+        int32_t known = 0, expert = guesses[i].ref.expert;
+        SL_ASSERT(guesses[i].ref.layer == layer);
+        if (expert_store_is_resident(forward->store, guesses[i].ref)) continue;
+        while (known < promises->count && promises->experts[known] != expert)
+            known++;
+        if (known == promises->count && known < LOOKAHEAD_HINTS_MAX)
+            promises->experts[promises->count++] = expert;
+    }
+    expert_store_guess(forward->store, guesses, count);
+}
+
+void lookahead_settle(struct forward *forward, int32_t idx)
+{
+    const int32_t *first = forward->workspace->expert_first;
+    if (!forward->lookahead || idx >= forward->model->config.layers) return;
+    struct promises *promises = &forward->lookahead->promises[idx];
+    for (int32_t i = 0; i < promises->count; i++) {
+        int32_t expert = promises->experts[i];
+        struct expert_ref ref = {.layer = idx, .expert = expert};
+        bool asked = first[expert] != first[expert + 1];
+        bool there = expert_store_is_resident(forward->store, ref);
+        promises->counts.useful += asked && there;
+        promises->counts.late += asked && !there;
+        promises->counts.wasted += !asked && there;
+    }
+    promises->count = 0;
+}
+
+struct lookahead_counts lookahead_counts_get(const struct lookahead *lookahead, int32_t layer)
+{
+    SL_ASSERT(layer >= 0 && layer < lookahead->options.model->config.layers);
+    return lookahead->promises[layer].counts;
+}
+
 /* ---- table layers ------------------------------------------------------------------------- */
 
 /* Guesses at one table layer, in the order of the tokens; of a long prompt the first that fit. */
@@ -154,7 +212,7 @@ static void guess_table_layer(struct forward *forward, int32_t layer, const int3
     }
     for (int32_t i = 0; i < found; i++)
         lookahead->seen[guesses[i].ref.expert] = 0;
-    expert_store_guess(forward->store, guesses, found);
+    promise(forward, layer, guesses, found);
 }
 
 void lookahead_tokens(struct forward *forward, const int32_t *ids, int32_t count,
@@ -285,7 +343,7 @@ static void send_guesses(struct forward *forward, const struct forward_chunk *ch
                                                  .probability = probability,
                                                  .token_clock = forward->token_clock};
     }
-    expert_store_guess(forward->store, guesses, found);
+    promise(forward, layer, guesses, found);
 }
 
 static int32_t recorded_list(const struct lookahead *lookahead, int32_t distance,
@@ -351,55 +409,48 @@ static void look_from_streams(struct forward *forward, const struct forward_chun
 
 /* ---- does it pay? ------------------------------------------------------------------------- */
 
-static uint64_t useful_guesses(const struct forward *forward)
+/* Decides for the next epoch: the quicker way so far, but the other one when its turn for a trial
+ * has come; in the beginning they take turns. */
+static void close_epoch(struct lookahead *lookahead)
 {
-    uint64_t useful = 0;
-    for (int32_t layer = 0; layer < forward->model->config.layers; layer++) {
-        struct expert_guess_stats stats;
-        if (forward->model->layers[layer].token_experts) continue;
-        expert_store_guess_stats_get(forward->store, layer, &stats);
-        useful += stats.useful;
-    }
-    return useful;
+    double *mean_ns = &lookahead->pass_ns[lookahead->guessing];
+    double seen_ns = (double)lookahead->epoch_ns / LOOKAHEAD_EPOCH;
+    *mean_ns += (*mean_ns == 0 ? 1 : LOOKAHEAD_LEARNING) * (seen_ns - *mean_ns);
+    lookahead->epoch_ns = 0;
+    lookahead->epoch_passes = 0;
+    lookahead->epochs++;
+    lookahead->stats.pauses += !lookahead->guessing;
+    bool better = lookahead->pass_ns[true] <= lookahead->pass_ns[false];
+    bool trial = lookahead->epochs % LOOKAHEAD_TRIAL == 0;
+    if (lookahead->epochs < LOOKAHEAD_TURNS)
+        lookahead->guessing = !lookahead->guessing;
+    else
+        lookahead->guessing = better != trial;
 }
 
-/* At the end of an epoch: each useful guess saved about what a miss has cost so far. */
-static void judge_epoch(struct forward *forward)
+void lookahead_begin(struct forward *forward)
 {
     struct lookahead *lookahead = forward->lookahead;
-    struct expert_store_stats store;
-    uint64_t useful = useful_guesses(forward);
-    expert_store_stats_get(forward->store, &store);
-    double miss_ns = store.misses ? (double)store.stall_ns / (double)store.misses : 0;
-    double gain_ns = (double)(useful - lookahead->epoch_useful) * miss_ns;
-    double cost_ns = (double)(lookahead->stats.elapsed_ns - lookahead->epoch_ns);
-    if (gain_ns >= cost_ns) {
-        lookahead->pause_epochs = 0;
-    } else {
-        lookahead->pause_epochs =
-            min_i32(lookahead->pause_epochs ? 2 * lookahead->pause_epochs : 1, LOOKAHEAD_PAUSE_MAX);
-        lookahead->pause_layers = lookahead->pause_epochs * LOOKAHEAD_EPOCH;
-        lookahead->stats.pauses += (uint64_t)lookahead->pause_epochs;
-    }
-    lookahead->epoch_useful = useful;
-    lookahead->epoch_ns = lookahead->stats.elapsed_ns;
-    lookahead->epoch_layers = 0;
+    if (lookahead) lookahead->pass_start_ns = clock_now_ns(&lookahead->options.clock);
+}
+
+void lookahead_end(struct forward *forward, int32_t tokens)
+{
+    struct lookahead *lookahead = forward->lookahead;
+    if (!lookahead || lookahead->options.mode != SL_PREFETCH_AUTO) return;
+    if (tokens > 1 || lookahead->options.always) return; /* only passes of one kind compare */
+    lookahead->epoch_ns += clock_now_ns(&lookahead->options.clock) - lookahead->pass_start_ns;
+    if (++lookahead->epoch_passes == LOOKAHEAD_EPOCH) close_epoch(lookahead);
 }
 
 /* Whether guesses are made at this layer. */
-static bool pays(struct forward *forward)
+static bool pays(const struct forward *forward)
 {
-    struct lookahead *lookahead = forward->lookahead;
+    const struct lookahead *lookahead = forward->lookahead;
     struct expert_store_stats store;
-    if (lookahead->options.mode != SL_PREFETCH_AUTO || lookahead->options.depth == 0) return false;
-    if (lookahead->pause_layers > 0) {
-        lookahead->pause_layers--;
-        return false;
-    }
+    if (lookahead->options.mode != SL_PREFETCH_AUTO || !lookahead->guessing) return false;
     expert_store_stats_get(forward->store, &store);
-    if (store.slots_ready == forward->experts_total) return false;
-    if (++lookahead->epoch_layers >= LOOKAHEAD_EPOCH) judge_epoch(forward);
-    return lookahead->pause_layers == 0;
+    return store.slots_ready < forward->experts_total;
 }
 
 /* ---- at a layer --------------------------------------------------------------------------- */
