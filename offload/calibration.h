@@ -13,7 +13,7 @@
 #define CALIBRATION_VERSION        1
 #define CALIBRATION_TEXT_BYTES     96
 #define CALIBRATION_FILE_BYTES_MAX 16384
-#define CALIBRATION_COUNTS         6 /* token counts at which an expert was computed: 1 2 4 8 16 64 */
+#define CALIBRATION_COUNTS         6                   /* token counts measured: 1 2 4 8 16 64 */
 #define CALIBRATION_AGE_MAX_S      (400ll * 24 * 3600) /* older figures are stale */
 
 extern const int32_t calibration_counts[CALIBRATION_COUNTS];
