@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TOKENS_MAX 256
-#define WARM       16 /* tokens before the clock starts, in every run */
+#define TOKENS_MAX 72
+#define WARM       24 /* tokens before the clock starts, in every run */
 
 static const struct variant {
     const char *name;
