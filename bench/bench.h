@@ -15,6 +15,7 @@ struct bench_options {
     int32_t depth;      /* --depth: experts read at once */
     bool unpacked;      /* --unpacked: six parts at odd offsets, through staging */
     int32_t rounds;     /* --rounds: samples of each case */
+    double share;       /* --share: of the experts that RAM holds */
     double seconds;     /* --seconds: of each sample that is measured by time */
     int32_t threads;    /* --threads: most to use */
     int32_t tokens;     /* --tokens: simulated */
@@ -60,5 +61,7 @@ int bench_residency(const struct bench_options *options);
 int bench_dispatch(const struct bench_options *options);
 int bench_hosts(const struct bench_options *options);
 int bench_cost(const struct bench_options *options);
+int bench_prediction(const struct bench_options *options);
+int bench_prefetch(const struct bench_options *options);
 
 #endif

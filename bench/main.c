@@ -21,6 +21,10 @@ static const struct {
      bench_dispatch},
     {"hosts", "simulated: tokens/s of one H100 by the host's RAM", bench_hosts},
     {"cost", "what the offload engine's decisions take on this CPU", bench_cost},
+    {"prediction", "misses of --model that were guessed ahead, by every way of guessing",
+     bench_prediction},
+    {"prefetch", "decoding with --model: nothing, the table, routers ahead; with a trace",
+     bench_prefetch},
     {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
 };
 
@@ -31,6 +35,7 @@ static const struct option long_options[] = {
     {"depth", required_argument, NULL, 'd'},
     {"packed", no_argument, NULL, 'p'},
     {"unpacked", no_argument, NULL, 'u'},
+    {"share", required_argument, NULL, 'x'},
     {"rounds", required_argument, NULL, 'r'},
     {"seconds", required_argument, NULL, 's'},
     {"threads", required_argument, NULL, 't'},
@@ -47,10 +52,10 @@ static int usage(FILE *out)
     fprintf(out,
             "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--bytes SIZE] [--depth N]\n"
             "                    [--packed|--unpacked] [--rounds N] [--seconds S]\n"
-            "                    [--threads N] [--cpu-isa NAME] [--tokens N] [--seed N]\n"
-            "                    [--commit TEXT]\n");
+            "                    [--threads N] [--share X] [--cpu-isa NAME] [--tokens N]\n"
+            "                    [--seed N] [--commit TEXT]\n");
     for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
-        fprintf(out, "  %-9s %s\n", benches[i].name, benches[i].help);
+        fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].help);
     return out == stdout ? 0 : 2;
 }
 
@@ -101,6 +106,7 @@ static bool parse_option(int option, const char *text, struct bench_options *opt
     case 'r': good = parse_int(text, 1, BENCH_SAMPLES_MAX, &options->rounds); break;
     case 't': good = parse_int(text, 1, 1024, &options->threads); break;
     case 'n': good = parse_int(text, 16, 10000000, &options->tokens); break;
+    case 'x': good = parse_number(text, 0.001, 1, &options->share); break;
     case 'S': good = parse_count(text, 0, 1e15, &options->seed); break;
     case 's': good = parse_number(text, 0.01, 600, &options->seconds); break;
     default: return false; /* getopt has said why */
@@ -117,6 +123,7 @@ int main(int argc, char **argv)
         .bytes = 13369344, /* one expert of DeepSeek-V4-Flash */
         .depth = 4,
         .rounds = 5,
+        .share = 0.25,
         .seconds = 1,
         .threads = processors > 0 && processors <= 1024 ? (int32_t)processors : 1,
         .tokens = 8000,

@@ -25,7 +25,7 @@ enum sl_status prefetch_init(struct prefetch *prefetch, const struct prefetch_op
                              struct sl_error *error)
 {
     SL_ASSERT(options->layers > 0 && options->experts > 0);
-    *prefetch = (struct prefetch){.options = *options, .last_ns = -1};
+    *prefetch = (struct prefetch){.options = *options, .visit = -1, .last_ns = -1};
     for (int32_t i = 0; i < PREFETCH_LINKS; i++)
         if (options->flight_max[i] < 0 || options->flight_max[i] > PREFETCH_FLIGHT_MAX)
             return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d prefetches in flight: give 0 to %d",

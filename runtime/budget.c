@@ -4,6 +4,7 @@
 #include "offload/expert_fetch.h"
 #include "offload/expert_plan.h"
 #include "runtime/kv_cache.h"
+#include "runtime/lookahead.h"
 #include "runtime/workspace.h"
 
 #include <inttypes.h>
@@ -149,7 +150,7 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                             "the context of %d tokens does not fit in an address space",
                             out->context_tokens);
-    out->workspace_bytes += 4 * (uint64_t)config->vocab;
+    out->workspace_bytes += 4 * (uint64_t)config->vocab + lookahead_bytes(config);
     out->experts_total = source->layers * source->experts;
     out->expert_disk_bytes = (uint64_t)out->experts_total * source->slot_bytes;
     out->available_bytes = machine_available_bytes();

@@ -3,6 +3,7 @@
 
 #include "offload/device_sim.h"
 #include "offload/topology.h"
+#include "offload/trace_writer.h"
 #include "runtime/pack.h"
 
 #include <string.h>
@@ -150,6 +151,23 @@ static enum sl_status open_stream(sl_engine *engine, const struct ops *ops, int3
     return SL_OK;
 }
 
+/* Routers that look ahead, at the state and as far as was found to pay (bench/README.md). */
+static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_options *options,
+                                     struct sl_error *error)
+{
+    struct lookahead_options lookahead = {
+        .model = engine->model,
+        .mode = options->prefetch,
+        .depth = options->prefetch_depth ? options->prefetch_depth : ENGINE_PREFETCH_DEPTH,
+        .state = PREDICTOR_SHARED,
+    };
+    if (options->prefetch_depth < 0 || options->prefetch_depth > PREDICTOR_DISTANCE_MAX)
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                            "a prefetch depth of %d layers: it must be 1 to %d",
+                            options->prefetch_depth, PREDICTOR_DISTANCE_MAX);
+    return lookahead_create(&lookahead, &engine->lookahead, error);
+}
+
 static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_options *options,
                                    struct sl_error *error)
 {
@@ -163,11 +181,17 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                             "no memory for the workspace (%.1f MiB): use a smaller chunk",
                             (double)engine->budget.workspace_bytes / 1048576.0);
+    engine->tally = calloc((size_t)engine->source.layers, sizeof *engine->tally);
+    if (!engine->tally) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    SL_TRY(open_lookahead(engine, options, error));
     engine->forward = (struct forward){.model = engine->model,
                                        .ops = ops,
                                        .stream = engine->stream,
                                        .store = engine->store,
                                        .workspace = engine->workspace,
+                                       .lookahead = engine->lookahead,
+                                       .tally = engine->tally,
+                                       .experts_total = engine->budget.experts_total,
                                        .round = options->numerics == SL_NUMERICS_EXACT};
     return SL_OK;
 }
@@ -229,7 +253,11 @@ void sl_engine_close(sl_engine *engine)
 {
     if (!engine) return;
     SL_ASSERT(engine->sessions == 0);
+    enum sl_status untold = sl_trace_stop(engine, NULL);
+    (void)untold; /* who wants to know stops the recording first */
     sl_tokenizer_close(engine->tokenizer);
+    lookahead_destroy(engine->lookahead);
+    free(engine->tally);
     workspace_destroy(engine->workspace);
     if (engine->stream) engine->forward.ops->stream_destroy(engine->stream);
     expert_store_destroy(engine->store);
@@ -271,6 +299,66 @@ const sl_tokenizer *sl_engine_tokenizer(const sl_engine *engine)
     return engine->tokenizer;
 }
 
+/* Sums of the guesses by where they came from. */
+static void add_guesses(const sl_engine *engine, struct sl_stats *out)
+{
+    for (int32_t layer = 0; layer < engine->model->config.layers; layer++) {
+        struct lookahead_counts guesses = lookahead_counts_get(engine->lookahead, layer);
+        bool table = engine->model->layers[layer].token_experts != NULL;
+        *(table ? &out->table_useful : &out->router_useful) += guesses.useful;
+        *(table ? &out->table_late : &out->router_late) += guesses.late;
+        *(table ? &out->table_wasted : &out->router_wasted) += guesses.wasted;
+    }
+    struct lookahead_stats lookahead;
+    lookahead_stats_get(engine->lookahead, &lookahead);
+    out->lookahead_layers = lookahead.layers;
+    out->lookahead_ns = lookahead.elapsed_ns;
+}
+
+void sl_engine_layer_stats(const sl_engine *engine, int32_t layer, struct sl_layer_stats *out)
+{
+    SL_ASSERT(layer >= 0 && layer < engine->model->config.layers);
+    const struct forward_tally *tally = &engine->tally[layer];
+    struct lookahead_counts guesses = lookahead_counts_get(engine->lookahead, layer);
+    *out =
+        (struct sl_layer_stats){.asked = tally->asked,
+                                .missed = tally->missed,
+                                .wait_ns = tally->wait_ns,
+                                .useful = guesses.useful,
+                                .late = guesses.late,
+                                .wasted = guesses.wasted,
+                                .from_table = engine->model->layers[layer].token_experts != NULL};
+}
+
+enum sl_status sl_trace_start(sl_engine *engine, const char *path, bool every_guess,
+                              struct sl_error *error)
+{
+    const struct model_config *config = &engine->model->config;
+    if (engine->trace)
+        return sl_error_set(error, SL_ERR_BUSY, 0,
+                            "a trace is being recorded already: stop that one first");
+    struct trace_head head = {.layers = config->layers,
+                              .hash_layers = config->hash_layers,
+                              .experts = config->experts,
+                              .top = config->experts_per_token,
+                              .slot_bytes = engine->source.slot_bytes};
+    snprintf(head.source, sizeof head.source, "sluice %s", sl_version());
+    SL_TRY(model_fingerprint(engine->model, &head.fingerprint, error));
+    lookahead_record(engine->lookahead, every_guess, &head);
+    enum sl_status status =
+        trace_writer_open(path, &head, engine->budget.chunk_tokens, &engine->trace, error);
+    if (status != SL_OK) lookahead_record_end(engine->lookahead);
+    return status;
+}
+
+enum sl_status sl_trace_stop(sl_engine *engine, struct sl_error *error)
+{
+    struct trace_writer *trace = engine->trace;
+    engine->trace = NULL;
+    if (engine->lookahead) lookahead_record_end(engine->lookahead);
+    return trace_writer_close(trace, error);
+}
+
 void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
 {
     struct expert_store_stats store;
@@ -301,6 +389,7 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
     out->promotions = store.promotions;
     out->demotions = store.demotions;
     out->redirects = store.redirects;
+    add_guesses(engine, out);
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
     snprintf(out->memory, sizeof out->memory, "%s", expert_store_describe_memory(engine->store));
     snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));

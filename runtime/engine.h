@@ -7,10 +7,14 @@
 #include "offload/model_file.h"
 #include "runtime/budget.h"
 #include "runtime/forward.h"
+#include "runtime/lookahead.h"
 #include "runtime/model.h"
 #include "runtime/sl.h"
 
 #define ENGINE_THREADS_MAX 1024
+#define ENGINE_PREFETCH_DEPTH                                                                      \
+    1 /* layers that routers look ahead where nothing else is asked for                            \
+       */
 
 struct sl_engine {
     struct model *model;
@@ -21,7 +25,10 @@ struct sl_engine {
     struct device *device; /* NULL: none */
     struct workspace *workspace;
     struct expert_store *store;
-    sl_tokenizer *tokenizer; /* NULL without tokenizer.json */
+    struct lookahead *lookahead;
+    struct forward_tally *tally; /* [source.layers] */
+    struct trace_writer *trace;  /* NULL: no recording */
+    sl_tokenizer *tokenizer;     /* NULL without tokenizer.json */
     struct forward forward;
     enum sl_numerics numerics;
     enum cpu_isa cpu_isa;

@@ -2,6 +2,7 @@
 #include "runtime/forward.h"
 
 #include "runtime/attention_layer.h"
+#include "runtime/lookahead.h"
 #include "runtime/moe.h"
 
 static void set_positions(struct workspace *ws, const struct forward_chunk *chunk)
@@ -83,6 +84,7 @@ enum sl_status forward_block(struct forward *forward, const struct forward_chunk
     struct workspace *ws = forward->workspace;
     SL_ASSERT(idx >= 0 && idx < chunk->cache->layer_count);
     set_positions(ws, chunk);
+    forward->layer_ns = clock_now_ns(&forward->clock);
 
     read_streams(forward, chunk->tokens, &layer->hyper_attn, streams);
     apply_norm(forward, chunk->tokens, layer->attn_norm, ws->x, ws->x);
@@ -91,8 +93,9 @@ enum sl_status forward_block(struct forward *forward, const struct forward_chunk
 
     read_streams(forward, chunk->tokens, &layer->hyper_ffn, streams);
     apply_norm(forward, chunk->tokens, layer->ffn_norm, ws->x, ws->x);
-    SL_TRY(moe_forward(forward, chunk, idx, ws->x, ws->y));
+    SL_TRY(moe_forward(forward, chunk, idx, streams, ws->x, ws->y));
     write_streams(forward, chunk->tokens, streams);
+    lookahead_after(forward, chunk, idx, streams);
     return SL_OK;
 }
 
@@ -110,10 +113,19 @@ static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, i
 enum sl_status forward_layers(struct forward *forward, const struct forward_chunk *chunk)
 {
     struct workspace *ws = forward->workspace;
+    lookahead_begin(forward);
+    lookahead_tokens(forward, chunk->ids, chunk->tokens, forward->token_clock, 1);
     embed(forward, chunk->ids, chunk->tokens, forward->model->config.streams, ws->streams);
-    for (int32_t idx = 0; idx < forward->model->config.layers; idx++)
+    for (int32_t idx = 0; idx < forward->model->config.layers; idx++) {
+        /* The next chunk's table layers, once no layer of this one is ahead of them. */
+        if (idx == forward->model->config.layers - 1)
+            lookahead_tokens(forward, chunk->next_ids, chunk->next_tokens,
+                             forward->token_clock + chunk->tokens, 1);
         SL_TRY(forward_block(forward, chunk, idx, ws->streams));
-    return forward->ops->stream_sync(forward->stream);
+    }
+    SL_TRY(forward->ops->stream_sync(forward->stream));
+    lookahead_end(forward, chunk->tokens);
+    return SL_OK;
 }
 
 /* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits. */

@@ -12,6 +12,15 @@
 #include "runtime/sl.h"
 #include "runtime/workspace.h"
 
+struct lookahead;
+struct trace_writer;
+
+/* What a layer's visits came to, since the engine was opened. */
+struct forward_tally {
+    uint64_t asked, missed; /* experts, once a visit; not in memory when asked for */
+    uint64_t wait_ns;       /* waiting for them */
+};
+
 struct forward {
     const struct model *model;
     const struct ops *ops;
@@ -20,8 +29,18 @@ struct forward {
     struct workspace *workspace;
     bool round; /* exact numerics */
 
+    struct lookahead *lookahead; /* NULL: nothing is guessed or recorded ahead */
+    struct trace_writer *trace;  /* NULL: no recording */
+    struct forward_tally *tally; /* [layers of the store] */
+    struct clock clock;
+    int64_t token_clock;   /* tokens of all sessions before this pass */
+    int32_t experts_total; /* of all layers of the store */
+    uint64_t layer_ns;     /* the clock at the start of the layer under way */
+
     sl_route_fn on_route; /* may be NULL */
     void *route_context;
+    sl_dispatch_fn on_dispatch; /* may be NULL */
+    void *dispatch_context;
 };
 
 /* Consecutive tokens of one session. */
@@ -30,6 +49,9 @@ struct forward_chunk {
     const int32_t *ids; /* [tokens] */
     int32_t tokens;     /* 1 .. workspace->chunk_tokens */
     int32_t position;   /* of the first */
+
+    const int32_t *next_ids; /* [next_tokens] of the chunk after this one, as far as known */
+    int32_t next_tokens;
 };
 
 /* Embeds the chunk and runs all main layers: workspace->streams holds the residual streams after

@@ -2,18 +2,26 @@
  * tokens that chose them: those already in RAM first, the others as their reads finish. */
 #include "runtime/moe.h"
 
+#include "offload/trace_writer.h"
+#include "runtime/lookahead.h"
+
 #include <string.h>
 
 #define MOE_TASKS_MAX 32 /* experts run in one call */
 
 /* Experts of a layer on their way through a chunk. */
 struct visit {
+    int32_t idx;              /* the layer */
+    const float *streams, *x; /* as given to moe_forward */
+    float *out;
     struct expert_ref refs[OPS_EXPERTS_MAX];   /* chosen experts, resident ones first */
     int32_t tokens[OPS_EXPERTS_MAX];           /* that chose each of refs */
     struct expert_view views[OPS_EXPERTS_MAX]; /* acquired and not yet released */
     int32_t count;                             /* of refs */
     int32_t next;                              /* refs acquired so far */
     int32_t active;                            /* of views */
+    int32_t missed;                            /* views that were not ready when acquired */
+    uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
 
 static void route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
@@ -43,6 +51,7 @@ static void route(struct forward *forward, const struct forward_chunk *chunk, in
     if (forward->on_route)
         forward->on_route(forward->route_context, idx, chunk->position, chunk->tokens,
                           config->experts_per_token, ws->chosen, ws->chosen_weights);
+    if (forward->trace) trace_writer_layer(forward->trace, idx, ws->chosen);
 }
 
 /* Sorts the chunk's (token, choice) pairs by expert, tokens ascending within an expert. */
@@ -93,6 +102,8 @@ static enum sl_status acquire_more(struct forward *forward, struct visit *visit)
     if (count <= 0) return SL_OK;
     SL_TRY(expert_store_acquire(forward->store, visit->refs + visit->next,
                                 visit->tokens + visit->next, count, visit->views + visit->active));
+    for (int32_t i = 0; i < count; i++)
+        visit->missed += visit->views[visit->active + i].state == EXPERT_VIEW_PENDING;
     visit->next += count;
     visit->active += count;
     return SL_OK;
@@ -115,6 +126,30 @@ static struct expert_task make_task(const struct workspace *ws, const struct exp
         .weights = ws->task_weights + first,
         .count = ws->expert_first[view->ref.expert + 1] - first,
     };
+}
+
+/* Reports where a call's experts came from and how long that took, before they are given back. */
+static void explain(const struct forward *forward, const struct visit *visit,
+                    const struct expert_view *done, int32_t count, uint64_t before_ns)
+{
+    static const char *const tiers[] = {"disk", "ram", "device"};
+    static const char *const lanes[] = {"cpu", "device"};
+    uint64_t now_ns = clock_now_ns(&forward->clock);
+    for (int32_t i = 0; i < count; i++) {
+        const struct expert_view *view = &done[i];
+        struct sl_dispatch line = {
+            .layer = view->ref.layer,
+            .expert = view->ref.expert,
+            .tokens = view->tokens,
+            .from = tiers[view->from],
+            .lane = lanes[view->lane],
+            .predicted_ns = view->predicted_ns,
+            .ready_ns = view->ready_ns,
+            .started_ns = before_ns - visit->start_ns,
+            .finished_ns = now_ns - visit->start_ns,
+        };
+        forward->on_dispatch(forward->dispatch_context, &line);
+    }
 }
 
 /* Runs up to a table's length of the experts that are there and gives them back; returns how many.
@@ -145,7 +180,9 @@ static int32_t run_some(struct forward *forward, struct visit *visit, const floa
                                    .scratch_rows = ws->chunk_tokens,
                                    .limit = forward->model->config.swiglu_limit,
                                    .round = forward->round};
+    uint64_t before_ns = forward->on_dispatch ? clock_now_ns(&forward->clock) : 0;
     forward->ops->expert_ffn(forward->stream, &args);
+    if (forward->on_dispatch) explain(forward, visit, done, count, before_ns);
     expert_store_release(forward->store, done, count);
     return count;
 }
@@ -189,8 +226,52 @@ static void run_shared(struct forward *forward, int32_t idx, int32_t tokens, con
     forward->ops->linear(forward->stream, &linear);
 }
 
+/* Waits for some of the experts that are on their way. */
+static void wait_for_some(struct forward *forward, struct visit *visit)
+{
+    uint64_t start_ns = clock_now_ns(&forward->clock);
+    expert_store_wait(forward->store, visit->views, visit->active);
+    visit->wait_ns += clock_now_ns(&forward->clock) - start_ns;
+}
+
+/* Counts the visit, and records its times. */
+static void finish_visit(struct forward *forward, const struct visit *visit)
+{
+    struct forward_tally *tally = &forward->tally[visit->idx];
+    tally->asked += (uint64_t)visit->count;
+    tally->missed += (uint64_t)visit->missed;
+    tally->wait_ns += visit->wait_ns;
+    if (!forward->trace) return;
+    uint64_t times[3] = {visit->start_ns - forward->layer_ns,
+                         clock_now_ns(&forward->clock) - visit->start_ns, visit->wait_ns};
+    for (int i = 0; i < 3; i++)
+        if (times[i] > UINT32_MAX) times[i] = UINT32_MAX;
+    struct trace_timing timing = {.before_ns = (uint32_t)times[0],
+                                  .experts_ns = (uint32_t)times[1],
+                                  .wait_ns = (uint32_t)times[2],
+                                  .missed = (uint32_t)visit->missed};
+    trace_writer_timing(forward->trace, &timing);
+}
+
+/* Acquires, computes and gives back all experts of the visit. */
+static enum sl_status run_visit(struct forward *forward, const struct forward_chunk *chunk,
+                                struct visit *visit)
+{
+    /* Reads travel while the shared and the resident experts run. */
+    SL_TRY(acquire_more(forward, visit));
+    run_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
+    lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
+    SL_TRY(run_ready(forward, visit, visit->x));
+    while (visit->active > 0 || visit->next < visit->count) {
+        SL_TRY(acquire_more(forward, visit));
+        wait_for_some(forward, visit);
+        SL_TRY(run_ready(forward, visit, visit->x));
+    }
+    return SL_OK;
+}
+
 enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                           const float *x, float *out)
+                           const float *streams, const float *x, float *out)
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
@@ -198,26 +279,25 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     enum sl_status status;
     SL_ASSERT(config->experts <= OPS_EXPERTS_MAX && chunk->tokens <= ws->chunk_tokens);
 
-    visit.count = visit.next = visit.active = 0;
+    visit.count = visit.next = visit.active = visit.missed = 0;
+    visit.wait_ns = 0;
+    visit.idx = idx;
+    visit.streams = streams;
+    visit.x = x;
+    visit.out = out;
     route(forward, chunk, idx, x);
     sort_by_expert(config, chunk->tokens, ws);
     list_experts(forward, idx, &visit);
-
-    /* Reads travel while the resident experts and the shared one run. */
-    status = acquire_more(forward, &visit);
-    if (status == SL_OK) status = run_ready(forward, &visit, x);
-    if (status == SL_OK) run_shared(forward, idx, chunk->tokens, x, out);
-    while (status == SL_OK && (visit.active > 0 || visit.next < visit.count)) {
-        status = acquire_more(forward, &visit);
-        if (status != SL_OK) break;
-        expert_store_wait(forward->store, visit.views, visit.active);
-        status = run_ready(forward, &visit, x);
-    }
+    lookahead_settle(forward, idx);
+    visit.start_ns = clock_now_ns(&forward->clock);
+    expert_store_layer(forward->store, forward->token_clock, idx, chunk->tokens);
+    status = run_visit(forward, chunk, &visit);
     if (status != SL_OK) {
         expert_store_release(forward->store, visit.views, visit.active);
         return status;
     }
     SL_ASSERT(visit.active == 0 && visit.next == visit.count);
+    finish_visit(forward, &visit);
 
     struct moe_combine_args combine = {.routed = ws->routed,
                                        .shared = out,

@@ -1,6 +1,8 @@
 /* Sessions: appending tokens in chunks, reusing a prefix, and recovering from a failed chunk. */
 #include "runtime/session.h"
 
+#include "offload/trace_writer.h"
+
 #include <string.h>
 
 enum sl_status sl_session_create(sl_engine *engine, sl_session **out, struct sl_error *error)
@@ -67,6 +69,23 @@ void sl_session_on_route(sl_session *session, sl_route_fn fn, void *context)
     session->route_context = context;
 }
 
+void sl_session_on_dispatch(sl_session *session, sl_dispatch_fn fn, void *context)
+{
+    session->on_dispatch = fn;
+    session->dispatch_context = context;
+}
+
+void sl_session_expect(sl_session *session, const int32_t *tokens, size_t count, float probability)
+{
+    struct sl_engine *engine = session->engine;
+    size_t most = (size_t)engine->budget.chunk_tokens;
+    if (count > most) count = most;
+    for (size_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || tokens[i] >= engine->model->config.vocab) return;
+    lookahead_tokens(&engine->forward, tokens, (int32_t)count, engine->forward.token_clock,
+                     probability);
+}
+
 /* Ids in range and room in the context, before anything is computed. */
 static enum sl_status check_tokens(const sl_session *session, const int32_t *tokens, size_t count,
                                    size_t length, struct sl_error *error)
@@ -95,13 +114,38 @@ static enum sl_status explain_failure(const sl_session *session, enum sl_status 
                         *reason ? reason : sl_status_name(status));
 }
 
-/* Where a chunk's logits go. */
+/* Where a chunk's logits go, and what follows it. */
 struct chunk_output {
     float *logits;     /* [tokens, vocab] or NULL: the last row only, into the session */
     float *mtp_logits; /* [mtp_rows, vocab] or NULL */
     const int32_t *next_ids;
     int32_t mtp_rows;
+    const int32_t *following; /* [following_tokens] of the next chunk, or NULL */
+    int32_t following_tokens;
 };
+
+/* Main layers are recorded; the MTP block runs on other tokens and is not. */
+static void begin_record(struct sl_engine *engine, const struct forward_chunk *chunk)
+{
+    if (!engine->trace) return;
+    struct trace_step step = {.kind = chunk->tokens > 1 ? TRACE_PREFILL : TRACE_DECODE,
+                              .position = chunk->position,
+                              .tokens = chunk->tokens,
+                              .layers = engine->model->config.layers,
+                              .ids = chunk->ids};
+    trace_writer_begin(engine->trace, &step, clock_now_ns(&engine->forward.clock));
+    engine->forward.trace = engine->trace;
+}
+
+static void end_record(struct sl_engine *engine, enum sl_status status)
+{
+    if (!engine->forward.trace) return;
+    if (status == SL_OK)
+        trace_writer_end(engine->trace, clock_now_ns(&engine->forward.clock));
+    else
+        trace_writer_abandon(engine->trace);
+    engine->forward.trace = NULL;
+}
 
 static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int32_t count,
                                 const struct chunk_output *output, struct sl_error *error)
@@ -110,13 +154,20 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
     struct forward *forward = &engine->forward;
     size_t vocab = (size_t)engine->model->config.vocab;
     int32_t start = session->cache->length_tokens;
-    struct forward_chunk chunk = {
-        .cache = session->cache, .ids = tokens, .tokens = count, .position = start};
+    struct forward_chunk chunk = {.cache = session->cache,
+                                  .ids = tokens,
+                                  .tokens = count,
+                                  .position = start,
+                                  .next_ids = output->following,
+                                  .next_tokens = output->following_tokens};
 
     session->logits_valid = false;
     forward->on_route = session->on_route;
     forward->route_context = session->route_context;
+    forward->on_dispatch = session->on_dispatch;
+    forward->dispatch_context = session->dispatch_context;
     kv_cache_begin(session->cache, count);
+    begin_record(engine, &chunk);
     enum sl_status status = forward_layers(forward, &chunk);
     if (status == SL_OK && output->logits) {
         forward_head(forward, 0, count, output->logits);
@@ -125,9 +176,11 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
     } else if (status == SL_OK) {
         forward_head(forward, count - 1, count, session->logits);
     }
+    end_record(engine, status);
     if (status == SL_OK && output->mtp_rows > 0)
         status =
             forward_mtp(forward, &chunk, output->next_ids, output->mtp_rows, output->mtp_logits);
+    forward->token_clock += count;
     if (status != SL_OK) return explain_failure(session, status, error);
     /* A page lost while we computed makes the result worthless: find out before it is used. */
     SL_TRY(engine_check_files(engine, error));
@@ -137,18 +190,28 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
     return SL_OK;
 }
 
+/* Appends the first chunk of tokens [count], which are checked; returns how many in `*step`. */
+static enum sl_status append_chunk(sl_session *session, const int32_t *tokens, size_t count,
+                                   float *logits, size_t *step, struct sl_error *error)
+{
+    size_t most = (size_t)session->engine->budget.chunk_tokens;
+    *step = count < most ? count : most;
+    size_t left = count - *step;
+    struct chunk_output output = {.logits = logits,
+                                  .following = tokens + *step,
+                                  .following_tokens = (int32_t)(left < most ? left : most)};
+    return run_chunk(session, tokens, (int32_t)*step, &output, error);
+}
+
 enum sl_status sl_session_append(sl_session *session, const int32_t *tokens, size_t count,
                                  float *logits, struct sl_error *error)
 {
-    size_t vocab = (size_t)session->engine->model->config.vocab;
+    size_t vocab = (size_t)session->engine->model->config.vocab, step = 0;
     SL_TRY(check_tokens(session, tokens, count, sl_session_length(session), error));
     SL_TRY(engine_check_files(session->engine, error));
-    for (size_t done = 0; done < count;) {
-        int32_t step = min_i32((int32_t)(count - done), session->engine->budget.chunk_tokens);
-        struct chunk_output output = {.logits = logits ? logits + done * vocab : NULL};
-        SL_TRY(run_chunk(session, tokens + done, step, &output, error));
-        done += (size_t)step;
-    }
+    for (size_t done = 0; done < count; done += step)
+        SL_TRY(append_chunk(session, tokens + done, count - done,
+                            logits ? logits + done * vocab : NULL, &step, error));
     return SL_OK;
 }
 
@@ -210,9 +273,10 @@ enum sl_status sl_session_sync(sl_session *session, const int32_t *tokens, size_
         if (progress && !progress(context, done, count))
             return sl_error_set(error, SL_ERR_CANCELLED, 0,
                                 "stopped after %zu of %zu prompt tokens", done, count);
-        int32_t step = min_i32((int32_t)(count - done), session->engine->budget.chunk_tokens);
-        SL_TRY(sl_session_append(session, tokens + done, (size_t)step, NULL, error));
-        done += (size_t)step;
+        size_t step = 0;
+        SL_TRY(engine_check_files(session->engine, error));
+        SL_TRY(append_chunk(session, tokens + done, count - done, NULL, &step, error));
+        done += step;
     }
     if (progress) progress(context, count, count);
     SL_ASSERT(session->logits_valid && sl_session_length(session) == count);

@@ -13,6 +13,8 @@ struct sl_session {
     bool logits_valid;
     sl_route_fn on_route; /* may be NULL */
     void *route_context;
+    sl_dispatch_fn on_dispatch; /* may be NULL */
+    void *dispatch_context;
 };
 
 #endif

@@ -85,6 +85,12 @@ enum sl_io { SL_IO_AUTO, SL_IO_URING, SL_IO_PREAD };
 
 /* Whether an expert in device memory keeps its place in RAM. AUTO: where RAM holds them all. */
 enum sl_tiers { SL_TIERS_AUTO, SL_TIERS_EXCLUSIVE, SL_TIERS_INCLUSIVE };
+/* What is read before a layer asks for it. Never changes what is computed. */
+enum sl_prefetch {
+    SL_PREFETCH_AUTO, /* what the token id tells and what routers applied early say, if it pays */
+    SL_PREFETCH_OFF,
+    SL_PREFETCH_HASH, /* only what the token id tells */
+};
 
 /* Progress of opening: `what` names the step; return false to cancel. */
 typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, uint64_t total);
@@ -106,6 +112,8 @@ struct sl_engine_options {
      * second in each direction (0: 25 GB/s); 0: none. The CPU computes what lies there, so results
      * are the same; for tests and demonstrations. */
     uint64_t sim_device_bytes, sim_link_bytes_per_second;
+    enum sl_prefetch prefetch;
+    int32_t prefetch_depth;  /* layers that routers look ahead, 1 or 2; 0: the usual */
     bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
     bool buffered_io;        /* do not try O_DIRECT */
     bool with_mtp;           /* load the MTP block */
@@ -146,6 +154,11 @@ struct sl_stats {
     uint64_t bytes_up, bytes_down;   /* copied to the device, and from it */
     uint64_t promotions, demotions;  /* unasked copies up; victims that went back to RAM */
     uint64_t redirects;              /* experts whose copy was given up: the CPU took them */
+    /* Guesses that moved bytes: there when asked for, still on the way, not asked for in time. */
+    uint64_t table_useful, table_late, table_wasted;    /* from the token id */
+    uint64_t router_useful, router_late, router_wasted; /* by routers applied early */
+    uint64_t lookahead_layers,
+        lookahead_ns;                /* layers at which routers looked ahead; time it took */
     char cpu_isa[16];                /* the kernels' instruction set */
     int32_t threads, threads_pinned; /* that compute; those kept on a core of their own */
 };
@@ -155,6 +168,30 @@ SL_API void sl_engine_stats(const sl_engine *engine, struct sl_stats *out);
 /* Sentences on degraded service so far, such as a link that failed or memory that could not be had,
  * by index from 0; NULL behind the last. Engine-owned, valid until the next call. */
 SL_API const char *sl_engine_notice(const sl_engine *engine, int32_t idx);
+/* The same of one layer, since the engine was opened. */
+struct sl_layer_stats {
+    uint64_t asked, missed; /* experts, once for each pass over the layer; not in memory then */
+    uint64_t wait_ns;
+    uint64_t useful, late, wasted; /* guesses */
+    bool from_table;               /* its experts follow from the token id */
+};
+
+SL_API void sl_engine_layer_stats(const sl_engine *engine, int32_t layer,
+                                  struct sl_layer_stats *out);
+
+/* Records every pass from now on into `path`: tokens, experts, guesses, times (docs/trace.md).
+ * `every_guess` also looks ahead in ways that are not used, for comparison, which takes time.
+ * SL_ERR_BUSY when a recording is under way already. */
+SL_API SL_MUST_USE enum sl_status sl_trace_start(sl_engine *engine, const char *path,
+                                                 bool every_guess, struct sl_error *error);
+/* Ends it; closing the engine does so, too, but tells nobody whether it went well. SL_OK without a
+ * recording. */
+SL_API SL_MUST_USE enum sl_status sl_trace_stop(sl_engine *engine, struct sl_error *error);
+
+/* Statistics of a recorded trace beside the published ones, as text or as JSON. `*report` is the
+ * caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_trace_report(const char *path, bool json, char **report,
+                                                  struct sl_error *error);
 
 /* ---- session ------------------------------------------------------------------------------ */
 
@@ -193,6 +230,25 @@ typedef void (*sl_route_fn)(void *context, int32_t layer, int32_t first_position
                             int32_t top, const int32_t *experts, const float *weights);
 SL_API void sl_session_on_route(sl_session *session, sl_route_fn fn, void *context);
 
+/* What became of one expert of a layer in one pass; times from the moment it was asked for. */
+struct sl_dispatch {
+    int32_t layer, expert, tokens;    /* that chose it in this pass */
+    const char *from;                 /* "disk", "ram" or "device": where it was */
+    const char *lane;                 /* "cpu" or "device": who computed it */
+    uint64_t predicted_ns;            /* when it was expected to be ready */
+    uint64_t ready_ns;                /* and was; 0: at once */
+    uint64_t started_ns, finished_ns; /* computing it, with others that were ready */
+};
+
+typedef void (*sl_dispatch_fn)(void *context, const struct sl_dispatch *dispatch);
+SL_API void sl_session_on_dispatch(sl_session *session, sl_dispatch_fn fn, void *context);
+
+/* Says that these tokens will be appended next, with this probability: a sampled token as soon as
+ * it is known (1), a draft, a prompt. What a table tells about them is read at once. No promise:
+ * other tokens may follow. Ids outside the vocabulary are passed over. */
+SL_API void sl_session_expect(sl_session *session, const int32_t *tokens, size_t count,
+                              float probability);
+
 /* ---- sampling ----------------------------------------------------------------------------- */
 
 struct sl_sampling {
@@ -210,6 +266,22 @@ SL_API SL_MUST_USE enum sl_status sl_sampler_create(const struct sl_sampling *sa
                                                     struct sl_error *error);
 SL_API void sl_sampler_destroy(sl_sampler *sampler);
 SL_API int32_t sl_sampler_next(sl_sampler *sampler, const float *logits);
+
+/* ---- this machine ------------------------------------------------------------------------- */
+
+struct sl_host_options {
+    const char *model_dir; /* its experts' shape and files; NULL: the shape of V4-Flash, no disk */
+    const char *file;      /* read instead of the model's experts; NULL: these */
+    const char *profile; /* where to keep the figures; NULL: ~/.cache/sluice/machine; "": nowhere */
+    double seconds;      /* of each of about twenty measurements; 0: 0.5 */
+    int32_t threads;     /* 0: one per physical core */
+    const char *cpu_isa; /* as in sl_engine_options */
+};
+
+/* Measures memory, experts on the CPU and the disk, alone and together, keeps the figures as this
+ * machine's profile, and describes them as text or JSON. `*report` is the caller's to free. */
+SL_API SL_MUST_USE enum sl_status sl_bench_host(const struct sl_host_options *options, bool json,
+                                                char **report, struct sl_error *error);
 
 /* ---- checkpoints on disk ------------------------------------------------------------------ */
 

@@ -204,7 +204,7 @@ static void check_moe(struct fixture *f, int32_t layer)
     for (int64_t row = 0; row < input.rows; row++)
         ids[row] = f->sequence->ids[position_of(f, mtp, row) + mtp];
     struct forward_chunk chunk = {.cache = f->cache, .ids = ids, .tokens = (int32_t)input.rows};
-    assert_int_equal(moe_forward(f->forward, &chunk, layer, input.data, ws->y), SL_OK);
+    assert_int_equal(moe_forward(f->forward, &chunk, layer, ws->streams, input.data, ws->y), SL_OK);
     f->worst->moe =
         fmax(f->worst->moe, relative_rms(ws->y, output.data, output.rows * output.width));
     f->worst->compared++;

@@ -44,6 +44,8 @@ int command_verify(int argc, char **argv);
 int command_synth(int argc, char **argv);
 int command_plan(int argc, char **argv);
 int command_simulate(int argc, char **argv);
+int command_bench(int argc, char **argv);
+int command_trace(int argc, char **argv);
 int command_debug(int argc, char **argv);
 
 #endif

@@ -5,6 +5,7 @@
 #include "runtime/cli/engine_args.h"
 #include "runtime/cli/generate.h"
 #include "runtime/cli/interrupt.h"
+#include "runtime/cli/quantity.h"
 #include "runtime/cli/stats_print.h"
 
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 
 struct run_options {
     const char *prompt, *file, *ids, *ids_file;
-    bool raw, json;
+    const char *trace;
+    bool raw, json, trace_all, explain;
     struct engine_args engine;
     struct answer_args answer;
 };
@@ -31,6 +33,12 @@ static const struct option_spec run_specs[] = {
     {"raw", 0, OPTION_FLAG, false, FIELD(raw), .help = "no chat prompt around the text"},
     {"json", 0, OPTION_FLAG, false, FIELD(json),
      .help = "one JSON object: text, ids, finish_reason, seed, stats"},
+    {"trace", 0, OPTION_TEXT, false, FIELD(trace), .value = "FILE",
+     .help = "record tokens, experts, guesses and times; 'sluice trace' counts them"},
+    {"trace-guesses", 0, OPTION_FLAG, false, FIELD(trace_all),
+     .help = "with --trace: record every way of guessing, not only the one used"},
+    {"explain", 0, OPTION_FLAG, false, FIELD(explain),
+     .help = "say for each expert where it was and when it was ready, on stderr"},
     {0},
 };
 
@@ -47,6 +55,7 @@ static const char *find_conflict(const struct run_options *options)
         return "--system needs the chat prompt, which --raw leaves out";
     if (raw && options->answer.think != THINK_NONE)
         return "--think needs the chat prompt, which --raw leaves out";
+    if (options->trace_all && !options->trace) return "--trace-guesses needs --trace FILE";
     return NULL;
 }
 
@@ -122,6 +131,18 @@ static enum sl_status print_json(const struct run_options *options,
     return SL_OK;
 }
 
+/* One line an expert and pass; a failing write shows at the end, as ferror. */
+static void explain(void *context, const struct sl_dispatch *d)
+{
+    FILE *file = context;
+    fprintf(file, "layer %2d expert %3d: %d token%s, from %s on the %s; ", d->layer, d->expert,
+            d->tokens, d->tokens == 1 ? "" : "s", d->from, d->lane);
+    fprintf(file, "ready after %s", quantity_duration(d->ready_ns).text);
+    if (d->predicted_ns) fprintf(file, " (expected %s)", quantity_duration(d->predicted_ns).text);
+    fprintf(file, ", run from %s", quantity_duration(d->started_ns).text);
+    fprintf(file, " to %s\n", quantity_duration(d->finished_ns).text);
+}
+
 /* Shows the answer, or what there is of it after a failure. */
 static int report(const struct run_options *options, const struct generate_result *result,
                   enum sl_status status, struct sl_error *error)
@@ -161,7 +182,13 @@ static int answer(const struct run_options *options, sl_engine *engine,
         .output = options->json ? NULL : stdout,
         .progress = progress,
     };
-    enum sl_status status = generate(&args, &result, &error);
+    if (options->explain) sl_session_on_dispatch(session, explain, stderr);
+    enum sl_status status = SL_OK;
+    if (options->trace) status = sl_trace_start(engine, options->trace, options->trace_all, &error);
+    if (status == SL_OK) status = generate(&args, &result, &error);
+    struct sl_error late;
+    enum sl_status stopped = sl_trace_stop(engine, status == SL_OK ? &error : &late);
+    if (status == SL_OK) status = stopped;
     exit_code = report(options, &result, status, &error);
 done:
     generate_result_deinit(&result);

@@ -12,6 +12,9 @@ static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "a
 static const char *const tiers_names[] = {"auto", "exclusive", "inclusive", NULL};
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
+static const char *const prefetch_names[] = {"auto", "off", "hash", NULL};
+_Static_assert(SL_PREFETCH_AUTO == 0 && SL_PREFETCH_OFF == 1 && SL_PREFETCH_HASH == 2,
+               "prefetch_names");
 _Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
 _Static_assert(SL_TIERS_AUTO == 0 && SL_TIERS_EXCLUSIVE == 1 && SL_TIERS_INCLUSIVE == 2,
                "tiers_names");
@@ -44,6 +47,11 @@ const struct option_spec engine_args_specs[] = {
      .help = "exact, or fast: long prompts through OpenBLAS where that is faster (exact)"},
     {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = io_names, .value = "WAY",
      .help = "how experts are read: auto, io_uring or pread (auto)"},
+    {"prefetch", 0, OPTION_CHOICE, false, FIELD(prefetch), .choices = prefetch_names,
+     .value = "KIND",
+     .help = "experts read ahead: auto, off, or hash, only what token ids tell (auto)"},
+    {"prefetch-depth", 0, OPTION_INT, false, FIELD(prefetch_depth), 1, 2, .value = "N",
+     .help = "layers that routers look ahead, 1 or 2 (1)"},
     {"buffered-io", 0, OPTION_FLAG, false, FIELD(buffered_io),
      .help = "read through the page cache, not around it"},
     {"numerics", 0, OPTION_CHOICE, false, FIELD(numerics), .choices = numerics_names,
@@ -67,6 +75,8 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.context_tokens = args->context;
     options.chunk_tokens = args->chunk;
     options.io = (enum sl_io)args->io;
+    options.prefetch = (enum sl_prefetch)args->prefetch;
+    options.prefetch_depth = args->prefetch_depth;
     options.numerics = (enum sl_numerics)args->numerics;
     options.fast_prefill = args->prefill == 1;
     options.buffered_io = args->buffered_io;

@@ -17,6 +17,8 @@ struct engine_args {
     int32_t io, numerics;                /* enum sl_io, enum sl_numerics */
     int32_t cpu_isa;                     /* 0: the library's choice */
     int32_t prefill;                     /* 0: exact, 1: fast */
+    int32_t prefetch;                    /* enum sl_prefetch */
+    int32_t prefetch_depth;
     bool buffered_io;
 };
 

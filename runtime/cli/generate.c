@@ -141,9 +141,12 @@ static enum sl_status answer(const struct generate_args *args, struct writer *wr
             break;
         }
         result->ids[result->count++] = id;
+        bool last = result->count == (size_t)args->tokens_max;
+        /* Reads travel while the text is written. */
+        if (!last) sl_session_expect(args->session, &id, 1, 1);
         status = write_token(writer, id, error);
         /* The last token's own logits are of no use. */
-        if (status != SL_OK || result->count == (size_t)args->tokens_max) break;
+        if (status != SL_OK || last) break;
         status = sl_session_append(args->session, &id, 1, NULL, error);
         if (status == SL_ERR_LIMIT) { /* the context is full, which ends an answer in order */
             status = SL_OK;
@@ -177,6 +180,14 @@ static void take_difference(const struct sl_stats *before, struct sl_stats *now)
     now->promotions -= before->promotions;
     now->demotions -= before->demotions;
     now->redirects -= before->redirects;
+    now->table_useful -= before->table_useful;
+    now->table_late -= before->table_late;
+    now->table_wasted -= before->table_wasted;
+    now->router_useful -= before->router_useful;
+    now->router_late -= before->router_late;
+    now->router_wasted -= before->router_wasted;
+    now->lookahead_layers -= before->lookahead_layers;
+    now->lookahead_ns -= before->lookahead_ns;
 }
 
 enum sl_status generate(const struct generate_args *args, struct generate_result *result,

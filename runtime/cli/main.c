@@ -19,6 +19,8 @@ static const struct command commands[] = {
     {"synth", command_synth, "write a random checkpoint"},
     {"plan", command_plan, "what a machine would make of a model, before downloading it"},
     {"simulate", command_simulate, "play routing through the offload engine's decisions"},
+    {"bench", command_bench, "measure this machine"},
+    {"trace", command_trace, "count a recorded trace"},
     {"debug", command_debug, "tokens, prompts, logits and routing, for checks"},
 };
 

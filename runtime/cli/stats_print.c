@@ -44,6 +44,15 @@ void stats_print_text(const struct generate_result *result, FILE *file)
             quantity_rate(stats->expert_bytes_read, elapsed_ns).text);
     fprintf(file, "; %" PRIu64 " evicted, %" PRIu64 " retries, %" PRIu64 " failures\n",
             stats->expert_evictions, stats->expert_retries, stats->expert_failures);
+    fprintf(file,
+            "ahead    %" PRIu64 " read ahead by the hash table, %" PRIu64 " predicted, %" PRIu64
+            " missed; %" PRIu64 " came late, %" PRIu64 " for nothing\n",
+            stats->table_useful, stats->router_useful, stats->expert_misses,
+            stats->table_late + stats->router_late, stats->table_wasted + stats->router_wasted);
+    if (stats->lookahead_layers)
+        fprintf(file, "guesses  %s looking ahead at %" PRIu64 " layers, %.2f%% of the time\n",
+                quantity_duration(stats->lookahead_ns).text, stats->lookahead_layers,
+                100 * share(stats->lookahead_ns, elapsed_ns));
     fprintf(file, "stalls   %s waiting for experts, %.1f%% of the time\n",
             quantity_duration(stats->stall_ns).text, 100 * share(stats->stall_ns, elapsed_ns));
     fprintf(file, "memory   %s for %d of %d experts; %s of other weights; %s for the session\n",
@@ -80,12 +89,29 @@ static json_t *experts_json(const struct sl_stats *stats, uint64_t elapsed_ns)
                      "slots_total", (int)stats->expert_slots_total);
 }
 
+static json_t *guesses_json(uint64_t useful, uint64_t late, uint64_t wasted)
+{
+    return json_pack("{s:I, s:I, s:I}", "useful", whole(useful), "late", whole(late), "wasted",
+                     whole(wasted));
+}
+
+static json_t *ahead_json(const struct sl_stats *stats)
+{
+    return json_pack("{s:o, s:o, s:I, s:f}", "table",
+                     guesses_json(stats->table_useful, stats->table_late, stats->table_wasted),
+                     "router",
+                     guesses_json(stats->router_useful, stats->router_late, stats->router_wasted),
+                     "lookahead_layers", whole(stats->lookahead_layers), "lookahead_s",
+                     seconds(stats->lookahead_ns));
+}
+
 json_t *stats_print_json(const struct generate_result *result)
 {
     const struct sl_stats *stats = &result->stats;
     uint64_t elapsed_ns = result->prompt_ns + result->decode_ns;
     return json_pack(
-        "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:I, s:I, s:s, s:s, s:i, s:i}",
+        "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:I, s:I, s:s, s:s, s:i, "
+        "s:i}",
         "prompt_tokens", whole(result->prompt_tokens), "prompt_computed",
         whole(result->prompt_computed), "prompt_s", seconds(result->prompt_ns),
         "prompt_tokens_per_s", quantity_per_second(result->prompt_computed, result->prompt_ns),
@@ -93,7 +119,8 @@ json_t *stats_print_json(const struct generate_result *result)
         "answer_tokens_per_s", quantity_per_second(result->steps, result->decode_ns),
         "first_token_s", seconds(result->first_token_ns), "stall_s", seconds(stats->stall_ns),
         "stall_share", share(stats->stall_ns, elapsed_ns), "experts",
-        experts_json(stats, elapsed_ns), "dense_bytes", whole(stats->dense_bytes), "session_bytes",
-        whole(stats->session_bytes), "io", stats->io, "cpu_isa", stats->cpu_isa, "threads",
-        (int)stats->threads, "threads_pinned", (int)stats->threads_pinned);
+        experts_json(stats, elapsed_ns), "ahead", ahead_json(stats), "dense_bytes",
+        whole(stats->dense_bytes), "session_bytes", whole(stats->session_bytes), "io", stats->io,
+        "cpu_isa", stats->cpu_isa, "threads", (int)stats->threads, "threads_pinned",
+        (int)stats->threads_pinned);
 }

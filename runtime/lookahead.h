@@ -1,0 +1,95 @@
+/* What later layers will ask for: from the token id where a table says it, else from their routers,
+ * applied early to the state at hand. Guesses go to the expert store; nothing here changes what is
+ * computed.
+ *
+ * Layer L + d is guessed at L from the residual streams: they are folded as the feed-forward part
+ * of L + d folds them (hyper-connection weights, norm) and multiplied with its router. The state
+ * may be the streams after L's attention, or these with the shared expert's output of L added,
+ * which is there before the routed experts are. Buffers are the lookahead's own, made with the
+ * engine, whose thread uses it; the token path allocates nothing.
+ *
+ * It costs (at the model's real shape about 2.3 MB of weights read for a layer ahead, 1.3 % of the
+ * bytes of a token), and a disk that is busy with what was demanded has no time for guesses. So it
+ * is left out while every expert is in memory, and measured against doing without: passes of one
+ * token with and without guesses take turns at first, then the quicker way goes on, and the other
+ * one gets a trial now and then. */
+#ifndef SLUICE_RUNTIME_LOOKAHEAD_H
+#define SLUICE_RUNTIME_LOOKAHEAD_H
+
+#include "offload/predictor.h"
+#include "offload/trace.h"
+#include "runtime/forward.h"
+
+#define LOOKAHEAD_TOKENS_MAX                                                                       \
+    16 /* rows of a chunk that are looked at; of more, as many spread evenly */
+#define LOOKAHEAD_HINTS_MAX                                                                        \
+    64                       /* guesses at one layer, or for a piece of a prompt at a table layer */
+#define LOOKAHEAD_EPOCH    6 /* passes between decisions */
+#define LOOKAHEAD_TURNS    8 /* epochs in which the two ways take turns */
+#define LOOKAHEAD_TRIAL    16   /* each so-manieth epoch tries the other way */
+#define LOOKAHEAD_LEARNING 0.25 /* weight of the latest epoch in a way's mean */
+
+struct lookahead_options {
+    const struct model *model; /* borrowed */
+    enum sl_prefetch mode;
+    int32_t depth;              /* layers ahead, 0 .. PREDICTOR_DISTANCE_MAX */
+    enum predictor_state state; /* PREDICTOR_STREAMS or PREDICTOR_SHARED */
+    bool always;                /* guess without asking whether it pays: for measurements */
+    struct clock clock;
+};
+
+/* Guesses about experts that were not in memory, by what became of them. */
+struct lookahead_counts {
+    uint64_t useful; /* there when the layer asked */
+    uint64_t late;   /* asked for, and not there yet */
+    uint64_t wasted; /* there, and not asked for */
+};
+
+struct lookahead_stats {
+    uint64_t layers;     /* at which later ones were looked at */
+    uint64_t elapsed_ns; /* spent on it */
+    uint64_t pauses;     /* epochs without guesses */
+};
+
+struct lookahead;
+
+uint64_t lookahead_bytes(const struct model_config *config);
+SL_MUST_USE enum sl_status lookahead_create(const struct lookahead_options *options,
+                                            struct lookahead **out, struct sl_error *error);
+void lookahead_destroy(struct lookahead *lookahead); /* NULL is fine */
+
+/* Around all layers of a pass. */
+void lookahead_begin(struct forward *forward);
+void lookahead_end(struct forward *forward, int32_t tokens);
+
+/* Which lists are recorded when a trace is: fills head->lists, list_count and guesses. `all`: every
+ * state and distance, for measurements; else what is computed anyway. */
+void lookahead_record(struct lookahead *lookahead, bool all, struct trace_head *head);
+void lookahead_record_end(struct lookahead *lookahead);
+
+/* Tells the store what the table layers will ask for when tokens ids [count] are computed, in the
+ * pass at `token_clock`. */
+void lookahead_tokens(struct forward *forward, const int32_t *ids, int32_t count,
+                      int64_t token_clock, float probability);
+
+/* At layer `idx`, when its experts are chosen (workspace->chosen, expert_first) and before they are
+ * acquired: counts what became of the guesses about it. */
+void lookahead_settle(struct forward *forward, int32_t idx);
+
+/* At layer `idx`, when its experts are chosen and their reads are under way: learns, and guesses.
+ * `streams` [T, M, D] after its attention, `x` [T, D] the router's input, `shared` [T, D] the
+ * shared expert's output. */
+void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                     const float *streams, const float *x, const float *shared);
+
+/* After all of layer `idx`: only records, and only when asked to. */
+void lookahead_after(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                     const float *streams);
+
+void lookahead_stats_get(const struct lookahead *lookahead, struct lookahead_stats *out);
+struct lookahead_counts lookahead_counts_get(const struct lookahead *lookahead, int32_t layer);
+/* How well the probabilities of guesses `distance` layers ahead came true. */
+void lookahead_reliability(const struct lookahead *lookahead, int32_t distance,
+                           struct predictor_stats *out);
+
+#endif
