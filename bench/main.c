@@ -29,22 +29,14 @@ static const struct {
 };
 
 static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},
-    {"file", required_argument, NULL, 'f'},
-    {"bytes", required_argument, NULL, 'b'},
-    {"depth", required_argument, NULL, 'd'},
-    {"packed", no_argument, NULL, 'p'},
-    {"unpacked", no_argument, NULL, 'u'},
-    {"share", required_argument, NULL, 'x'},
-    {"rounds", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 's'},
-    {"threads", required_argument, NULL, 't'},
-    {"seed", required_argument, NULL, 'S'},
-    {"cpu-isa", required_argument, NULL, 'i'},
-    {"commit", required_argument, NULL, 'c'},
-    {"tokens", required_argument, NULL, 'n'},
-    {"help", no_argument, NULL, 'h'},
-    {0},
+    {"model", required_argument, NULL, 'm'},   {"file", required_argument, NULL, 'f'},
+    {"bytes", required_argument, NULL, 'b'},   {"depth", required_argument, NULL, 'd'},
+    {"packed", no_argument, NULL, 'p'},        {"unpacked", no_argument, NULL, 'u'},
+    {"share", required_argument, NULL, 'x'},   {"rounds", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 's'}, {"threads", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'S'},    {"cpu-isa", required_argument, NULL, 'i'},
+    {"commit", required_argument, NULL, 'c'},  {"tokens", required_argument, NULL, 'n'},
+    {"help", no_argument, NULL, 'h'},          {0},
 };
 
 static int usage(FILE *out)

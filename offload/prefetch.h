@@ -59,7 +59,7 @@ struct prefetch_queue {
 
 struct prefetch {
     struct prefetch_options options;
-    int64_t visit; /* where decode is; -1 before the first layer of all */
+    int64_t visit;   /* where decode is; -1 before the first layer of all */
     double visit_ns; /* smoothed time between visits; 0: not known yet */
     int64_t last_ns; /* of the last visit, or -1 */
     struct prefetch_queue queues[PREFETCH_LINKS];

@@ -151,9 +151,9 @@ struct sl_stats {
     /* With a device: its slots; experts asked for by where they were, and by who computed them. */
     int32_t device_slots;
     uint64_t from_disk, from_ram, from_device, on_cpu, on_device;
-    uint64_t bytes_up, bytes_down;   /* copied to the device, and from it */
-    uint64_t promotions, demotions;  /* unasked copies up; victims that went back to RAM */
-    uint64_t redirects;              /* experts whose copy was given up: the CPU took them */
+    uint64_t bytes_up, bytes_down;  /* copied to the device, and from it */
+    uint64_t promotions, demotions; /* unasked copies up; victims that went back to RAM */
+    uint64_t redirects;             /* experts whose copy was given up: the CPU took them */
     /* Guesses that moved bytes: there when asked for, still on the way, not asked for in time. */
     uint64_t table_useful, table_late, table_wasted;    /* from the token id */
     uint64_t router_useful, router_late, router_wasted; /* by routers applied early */

@@ -91,8 +91,8 @@ static void wrong_arguments_end_with_2_and_a_hint(void **state)
 static void every_command_explains_itself(void **state)
 {
     const struct fixture *f = *state;
-    static const char *const names[] = {"run",    "chat",  "inspect", "pack",
-                                        "verify", "synth", "plan", "simulate", "debug"};
+    static const char *const names[] = {"run",   "chat", "inspect",  "pack", "verify",
+                                        "synth", "plan", "simulate", "debug"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct program_outcome direct = RUN(f, "", names[i], "--help");
         struct program_outcome asked = RUN(f, "", "help", names[i]);
