@@ -137,7 +137,8 @@ struct kv_compress_args {
     float *state;             /* [state_capacity, 2, c * width]: keys and gates of a token */
     uint8_t *rows;            /* [rows_max, row bytes]; row i at i */
     struct row_format format; /* plain + rotary == width */
-    int32_t tokens, position; /* of the first token */
+    const int32_t *positions; /* [tokens], consecutive */
+    int32_t tokens;
     int32_t ratio, width, rows_max;
     int32_t state_capacity; /* >= c * ratio */
     float epsilon;
