@@ -130,6 +130,39 @@ SIMD_INLINE void multiply_blocks(const struct decoder *decoder, enum matrix_form
         totals[t] = kept[t];
 }
 
+/* Rows of so few blocks that a token's sums would grow one by one: four rows side by side. */
+SIMD_INLINE void multiply_short(const struct linear_rows *args, enum matrix_format format,
+                                const struct decoder *decoder, const struct linear_span *span,
+                                int32_t row, __m512 *totals)
+{
+    size_t bytes = linear_weight_bytes(format);
+    size_t row_bytes = (size_t)args->weight->columns * bytes;
+    const uint8_t *data = (const uint8_t *)args->weight->data + (size_t)row * row_bytes;
+    const uint16_t *x = args->input;
+    int32_t blocks = args->weight->columns / LINEAR_BLOCK;
+    for (size_t i = 0; i < LINEAR_ROWS * row_bytes; i += PAIR_BYTES)
+        _mm_prefetch((const char *)data + AHEAD_BYTES_FP8 + i, _MM_HINT_T1);
+    for (int r = 0; r < LINEAR_ROWS; r++)
+        totals[r] = _mm512_setzero_ps();
+    for (int32_t b = 0; b < blocks; b++) {
+        __m512i weights[LINEAR_ROWS][STEPS];
+        __m512 sums[LINEAR_ROWS];
+        for (int r = 0; r < LINEAR_ROWS; r++) {
+            decode_block(decoder, format,
+                         data + (size_t)r * row_bytes + (size_t)b * LINEAR_BLOCK * bytes,
+                         weights[r]);
+            sums[r] = _mm512_setzero_ps();
+        }
+        for (int i = 0; i < STEPS; i++)
+            for (int r = 0; r < LINEAR_ROWS; r++)
+                sums[r] = multiply_pairs(sums[r], weights[r][i], x + LINEAR_BLOCK * b + 32 * i);
+        for (int r = 0; r < LINEAR_ROWS; r++)
+            totals[r] = format == MATRIX_FP8
+                            ? _mm512_fmadd_ps(sums[r], _mm512_set1_ps(span->scales[b]), totals[r])
+                            : _mm512_add_ps(sums[r], totals[r]);
+    }
+}
+
 /* totals[t][r] = up to four rows, one after the other, times up to FEW tokens. */
 SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format format,
                               const struct decoder *decoder, struct linear_span *span,
@@ -139,6 +172,12 @@ SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format
     uint8_t tail[2 * LINEAR_BLOCK];
     int32_t blocks = linear_blocks(args->weight);
     int32_t whole = args->weight->columns / LINEAR_BLOCK;
+    if (tokens == 1 && whole == blocks && whole < FEW && row[0] + LINEAR_ROWS - 1 == row[3] &&
+        row[0] / LINEAR_BLOCK == row[3] / LINEAR_BLOCK) {
+        linear_span_decode(span, args->weight, row[0], 0);
+        multiply_short(args, format, decoder, span, row[0], totals[0]);
+        return;
+    }
     for (int r = 0; r < LINEAR_ROWS; r++)
         for (int t = 0; t < tokens; t++)
             sums[r][t] = _mm512_setzero_ps();

@@ -16,6 +16,8 @@
 /* Weights are fetched into L2 this far ahead; a pair of lines comes with its first. */
 #define LINEAR_FLOAT_AHEAD 4096
 #define LINEAR_FLOAT_PAIR  128
+#define LINEAR_FLOAT_RUN   1024 /* bytes of a row worked on side by side: more would scatter reads \
+                                 */
 
 typedef simd_f32 linear_float_totals[LINEAR_ROWS];
 
@@ -77,7 +79,7 @@ SIMD_INLINE void linear_float_blocks(enum matrix_format format, const uint8_t *d
 {
     size_t block_bytes = LINEAR_BLOCK * linear_weight_bytes(format);
     simd_f32 kept[LINEAR_FLOAT_FEW];
-    int group = 8 / tokens;
+    int group = (int)(LINEAR_FLOAT_RUN / block_bytes) / tokens;
     for (int t = 0; t < tokens; t++)
         kept[t] = totals[t][r];
     int32_t block = 0;
