@@ -24,14 +24,18 @@ static enum sl_status init_rates(struct expert_store *store, struct sl_error *er
     return rates_init(&store->rates, &profile, error);
 }
 
-/* A profile that cannot be used costs a warm start and nothing else. */
+/* A profile that cannot be used costs a warm start and nothing else. It may be a file of another
+ * kind, named by mistake: whoever saves asks expert_store_is_warm first. */
 static void load_profile(struct expert_store *store)
 {
     struct sl_error error;
     if (!store->options.profile_path) return;
-    if (heat_load(&store->heat, store->options.profile_path, store->options.fingerprint, &error) !=
-        SL_OK)
-        store_notice(store, "starting without the profile of earlier runs: %s", error.message);
+    store->warm = heat_load(&store->heat, store->options.profile_path, store->options.fingerprint,
+                            &error) == SL_OK;
+    if (!store->warm)
+        store_notice(store,
+                     "starting without the profile of earlier runs, which is left as it is: %s",
+                     error.message);
 }
 
 enum sl_status choose_init(struct expert_store *store, struct sl_error *error)

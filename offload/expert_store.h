@@ -214,6 +214,8 @@ void expert_store_guess_stats_get(const struct expert_store *store, int32_t laye
 
 /* The store's own, for those who load, save, observe or explain; valid as long as the store. */
 struct heat *expert_store_heat(struct expert_store *store);
+/* Whether the options' profile was there and could be used. */
+bool expert_store_is_warm(const struct expert_store *store);
 struct rates *expert_store_rates(struct expert_store *store);
 
 /* Asserts every invariant: no slot with two owners, states and pins consistent, lists whole, reads

@@ -339,7 +339,6 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     SL_TRY(route(forward, chunk, idx, x));
     sort_by_expert(config, chunk->tokens, ws);
     list_experts(forward, idx, &visit);
-    lookahead_settle(forward, idx);
     visit.start_ns = clock_now_ns(&forward->clock);
     expert_store_layer(forward->store, forward->token_clock, idx, chunk->tokens);
     status = run_visit(forward, chunk, &visit);

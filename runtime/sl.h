@@ -113,7 +113,15 @@ struct sl_engine_options {
      * are the same; for tests and demonstrations. */
     uint64_t sim_device_bytes, sim_link_bytes_per_second;
     enum sl_prefetch prefetch;
-    int32_t prefetch_depth;  /* layers that routers look ahead, 1 or 2; 0: the usual */
+    int32_t prefetch_depth; /* layers that routers look ahead, 1 or 2; 0: the usual */
+    /* Which experts stay: "blend", "lru", "lfu" or "static", which never learns; NULL: "blend". */
+    const char *policy;
+    /* File of how experts were used in earlier runs, to start warm from if it is there; written by
+     * sl_engine_save_heat. NULL: none. */
+    const char *heat_profile;
+    /* What `sluice bench host` found out about this machine, by which experts are streamed,
+     * computed or read. NULL: the usual file, if it is there and of this machine; "": none. */
+    const char *machine_profile;
     bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
     bool buffered_io;        /* do not try O_DIRECT */
     bool with_mtp;           /* load the MTP block */
@@ -125,6 +133,12 @@ SL_API struct sl_engine_options sl_engine_options_default(void);
 SL_API SL_MUST_USE enum sl_status sl_engine_open(const struct sl_engine_options *options,
                                                  sl_engine **out, struct sl_error *error);
 SL_API void sl_engine_close(sl_engine *engine); /* after all of its sessions */
+
+/* Writes how experts were used, the earlier runs it started from included, into the options'
+ * heat_profile, as a whole or not at all. SL_OK and nothing done without one, or where the file
+ * that was there at the start could not be used (a notice says so) and so may be something else. */
+SL_API SL_MUST_USE enum sl_status sl_engine_save_heat(const sl_engine *engine,
+                                                      struct sl_error *error);
 
 struct sl_model_info {
     int32_t vocab, hidden, layers, experts, experts_per_token;

@@ -289,7 +289,12 @@ static void statistics_come_after_the_answer(void **state)
         RUN(f, "", "run", "-m", f->model, "--ids", "5,6", "-n", "4", "--stats");
     program_check_exit(&o, 0);
     assert_non_null(strstr(o.err, "prompt   2 tokens, 2 computed"));
-    assert_non_null(strstr(o.err, "answer   4 tokens"));
+    /* A random model may end its turn at any token. */
+    int tokens = 0;
+    const char *answer = strstr(o.err, "answer   ");
+    assert_non_null(answer);
+    assert_int_equal(sscanf(answer, "answer   %d token", &tokens), 1);
+    assert_in_range(tokens, 1, 4);
     assert_null(strstr(o.err, "\033")); /* no bars where nobody watches */
     program_outcome_deinit(&o);
 }

@@ -13,6 +13,7 @@ static const char *const tiers_names[] = {"auto", "exclusive", "inclusive", NULL
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
 static const char *const prefetch_names[] = {"auto", "off", "hash", NULL};
+static const char *const policy_names[] = {"blend", "lru", "lfu", "static", NULL};
 _Static_assert(SL_PREFETCH_AUTO == 0 && SL_PREFETCH_OFF == 1 && SL_PREFETCH_HASH == 2,
                "prefetch_names");
 _Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
@@ -52,6 +53,12 @@ const struct option_spec engine_args_specs[] = {
      .help = "experts read ahead: auto, off, or hash, only what token ids tell (auto)"},
     {"prefetch-depth", 0, OPTION_INT, false, FIELD(prefetch_depth), 1, 2, .value = "N",
      .help = "layers that routers look ahead, 1 or 2 (1)"},
+    {"policy", 0, OPTION_CHOICE, false, FIELD(policy), .choices = policy_names, .value = "NAME",
+     .help = "which experts stay: blend, lru, lfu, or static as --profile says (blend)"},
+    {"profile", 0, OPTION_TEXT, false, FIELD(profile), .value = "FILE",
+     .help = "start warm from how experts were used before, and keep it for the next run"},
+    {"machine", 0, OPTION_TEXT, false, FIELD(machine), .value = "FILE",
+     .help = "figures of 'sluice bench host', or \"none\" (~/.cache/sluice/machine)"},
     {"buffered-io", 0, OPTION_FLAG, false, FIELD(buffered_io),
      .help = "read through the page cache, not around it"},
     {"numerics", 0, OPTION_CHOICE, false, FIELD(numerics), .choices = numerics_names,
@@ -77,6 +84,10 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.io = (enum sl_io)args->io;
     options.prefetch = (enum sl_prefetch)args->prefetch;
     options.prefetch_depth = args->prefetch_depth;
+    options.policy = policy_names[args->policy];
+    options.heat_profile = args->profile;
+    options.machine_profile = args->machine;
+    if (args->machine && strcmp(args->machine, "none") == 0) options.machine_profile = "";
     options.numerics = (enum sl_numerics)args->numerics;
     options.fast_prefill = args->prefill == 1;
     options.buffered_io = args->buffered_io;

@@ -19,6 +19,9 @@ struct engine_args {
     int32_t prefill;                     /* 0: exact, 1: fast */
     int32_t prefetch;                    /* enum sl_prefetch */
     int32_t prefetch_depth;
+    int32_t policy;      /* of policy_names */
+    const char *profile; /* file of how experts were used; NULL: none */
+    const char *machine; /* file of `bench host`, "none", or NULL: the usual */
     bool buffered_io;
 };
 
