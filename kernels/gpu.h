@@ -30,6 +30,11 @@ struct gpu_ops {
     void (*free)(struct gpu *gpu, enum gpu_memory kind, void *memory); /* NULL is fine */
     /* Launches a copy between any two of device and mapped memory. */
     void (*copy)(struct gpu *gpu, void *target, const void *source, size_t bytes);
+    /* Launches `*flag = value`, when all before is done and visible to the host; and a wait, on the
+     * device and in its own order, until `*flag >= value`. Flags are mapped memory; the host writes
+     * one after what it announces (release). A wait that is never met never ends. */
+    void (*post)(struct gpu *gpu, uint32_t *flag, uint32_t value);
+    void (*await)(struct gpu *gpu, const uint32_t *flag, uint32_t value);
     /* Waits for all that was launched. SL_ERR_IO after a fault, with a sentence on the first. */
     enum sl_status (*sync)(struct gpu *gpu, struct sl_error *error);
     /* Whether all that was launched has ended, or a fault has. Never blocks. */

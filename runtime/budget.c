@@ -5,6 +5,7 @@
 #include "offload/expert_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/lookahead.h"
+#include "runtime/model_upload.h"
 #include "runtime/workspace.h"
 
 #include <inttypes.h>
@@ -58,14 +59,27 @@ static enum sl_status choose_tokens(const struct budget_request *request, struct
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "a chunk of %d tokens: it must be 1 to %d",
                             out->chunk_tokens, BUDGET_CHUNK_MAX);
     out->chunk_tokens = min_i32(out->chunk_tokens, out->context_tokens);
+    if (request->with_gpu) out->chunk_tokens = min_i32(out->chunk_tokens, BUDGET_GPU_CHUNK_MAX);
     return SL_OK;
+}
+
+static struct kv_cache_options session_options(const struct budget_request *request,
+                                               int32_t context_tokens, int32_t chunk_tokens)
+{
+    const struct model *model = request->model;
+    return (struct kv_cache_options){.config = &model->config,
+                                     .layers = model->config.layers + (model->mtp.present ? 1 : 0),
+                                     .context_tokens = context_tokens,
+                                     .slack_tokens = chunk_tokens,
+                                     .f32_rows = request->numerics == SL_NUMERICS_F32};
 }
 
 /* The bound for experts: as asked, or what is left of the machine, never more than all of them. */
 static void choose_expert_ram(const struct budget_request *request, struct budget *out)
 {
     uint64_t slot = request->source->slot_bytes;
-    uint64_t taken = out->dense_bytes + out->session_bytes + out->workspace_bytes;
+    uint64_t taken = out->workspace_bytes;
+    if (!out->with_gpu) taken += out->dense_bytes + out->session_bytes;
     uint64_t all = out->expert_disk_bytes + out->staging_bytes;
     out->expert_ram_bytes = request->ram_bytes;
     if (request->ram_bytes == 0) {
@@ -82,12 +96,22 @@ static void choose_expert_ram(const struct budget_request *request, struct budge
     out->slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
 }
 
+/* What of a GPU's memory is left for experts; more than all of them is of no use. */
+static uint64_t gpu_expert_bytes(const struct budget *out)
+{
+    uint64_t taken = out->gpu_dense_bytes + out->gpu_session_bytes + out->gpu_workspace_bytes;
+    uint64_t left = out->gpu_bytes > taken ? out->gpu_bytes - taken : 0;
+    return left < out->expert_disk_bytes ? left : out->expert_disk_bytes;
+}
+
 /* How many experts the device holds, and whether they are in RAM as well. */
 static void choose_device(const struct budget_request *request, struct budget *out)
 {
-    uint64_t slots = request->device_bytes / request->source->slot_bytes;
-    out->device_bytes = request->device_bytes;
-    out->device_is_ram = request->device_is_ram;
+    out->device_bytes = out->with_gpu ? gpu_expert_bytes(out) : request->device_bytes;
+    uint64_t slots = out->device_bytes / request->source->slot_bytes;
+    /* A GPU that holds no expert still does the rest; the CPU computes them all. */
+    if (out->with_gpu && slots == 0) out->device_bytes = 0;
+    out->device_is_ram = request->device_is_ram && !out->with_gpu;
     out->device_slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
     out->exclusive =
         out->device_slots > 0 && expert_sharing_is_exclusive((enum expert_sharing)request->tiers,
@@ -98,10 +122,69 @@ _Static_assert((int)SL_TIERS_AUTO == EXPERT_SHARING_AUTO, "same order");
 _Static_assert((int)SL_TIERS_EXCLUSIVE == EXPERT_EXCLUSIVE, "same order");
 _Static_assert((int)SL_TIERS_INCLUSIVE == EXPERT_INCLUSIVE, "same order");
 
+#define MIB(bytes) ((double)(bytes) / 1048576.0)
+
+/* The longest context whose cache fits beside the weights; 0: not one of a single token. */
+static int32_t longest_context(const struct budget_request *request, const struct budget *out)
+{
+    const struct model *model = request->model;
+    int32_t low = 0, high = out->context_tokens;
+    while (low < high) {
+        int32_t middle = low + (high - low + 1) / 2;
+        struct workspace_size size =
+            workspace_size(&model->config, min_i32(out->chunk_tokens, middle), middle, true);
+        struct kv_cache_options kv = session_options(request, middle, out->chunk_tokens);
+        uint64_t need = out->gpu_dense_bytes + kv_cache_bytes(&kv) + size.gpu_bytes;
+        if (need <= out->gpu_bytes)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* Whether what must lie in the GPU's memory fits into its bound. */
+static void judge_gpu(const struct budget_request *request, struct budget *out)
+{
+    uint64_t need = out->gpu_dense_bytes + out->gpu_session_bytes + out->gpu_workspace_bytes;
+    if (!out->with_gpu || !out->fits || need <= out->gpu_bytes) return;
+    int32_t context = longest_context(request, out);
+    out->fits = false;
+    int length =
+        snprintf(out->advice, sizeof out->advice,
+                 "the GPU needs %.1f MiB (weights %.1f, a session of %" PRId32
+                 " tokens %.1f, workspace %.1f) and has %.1f: ",
+                 MIB(need), MIB(out->gpu_dense_bytes), out->context_tokens,
+                 MIB(out->gpu_session_bytes), MIB(out->gpu_workspace_bytes), MIB(out->gpu_bytes));
+    if (context > 0)
+        snprintf(out->advice + length, sizeof out->advice - (size_t)length,
+                 "--ctx %" PRId32 " would fit, or --device cpu", context);
+    else
+        snprintf(out->advice + length, sizeof out->advice - (size_t)length,
+                 "not even a context of one token fits; use --device cpu");
+}
+
+void budget_gpu_text(const struct budget *budget, char text[BUDGET_GPU_TEXT_BYTES])
+{
+    text[0] = '\0';
+    if (!budget->with_gpu) return;
+    snprintf(text, BUDGET_GPU_TEXT_BYTES,
+             "GPU memory  %10.1f MiB at most\n"
+             "  weights   %10.1f MiB\n"
+             "  KV cache  %10.1f MiB, a session of %" PRId32 " tokens\n"
+             "  workspace %10.1f MiB, %" PRId32 " tokens at once\n"
+             "  experts   %10.1f MiB, %" PRId32 " of %" PRId32 "%s\n",
+             MIB(budget->gpu_bytes), MIB(budget->gpu_dense_bytes), MIB(budget->gpu_session_bytes),
+             budget->context_tokens, MIB(budget->gpu_workspace_bytes), budget->chunk_tokens,
+             MIB(budget->device_bytes), budget->device_slots, budget->experts_total,
+             budget->device_slots == 0 ? ": the CPU computes them all" : "");
+}
+
 static void judge(struct budget *out)
 {
-    uint64_t need = out->session_bytes + out->workspace_bytes + out->expert_ram_bytes +
-                    (out->device_is_ram ? out->device_bytes : 0);
+    uint64_t need =
+        out->workspace_bytes + out->expert_ram_bytes + (out->device_is_ram ? out->device_bytes : 0);
+    if (!out->with_gpu) need += out->session_bytes;
     bool keeps = out->device_slots > 0 && !out->exclusive && out->slots < out->experts_total;
     out->fits = true;
     if (out->slots < out->slots_min) {
@@ -138,14 +221,19 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     const struct expert_source *source = request->source;
     *out = (struct budget){0};
     SL_TRY(choose_tokens(request, out, error));
-    struct kv_cache_options kv = {.config = config,
-                                  .layers = config->layers + (model->mtp.present ? 1 : 0),
-                                  .context_tokens = out->context_tokens,
-                                  .slack_tokens = out->chunk_tokens,
-                                  .f32_rows = request->numerics == SL_NUMERICS_F32};
+    struct kv_cache_options kv = session_options(request, out->context_tokens, out->chunk_tokens);
+    struct workspace_size size =
+        workspace_size(config, out->chunk_tokens, out->context_tokens, request->with_gpu);
     out->dense_bytes = model->dense_bytes;
     out->session_bytes = kv_cache_bytes(&kv);
-    out->workspace_bytes = workspace_bytes(config, out->chunk_tokens, out->context_tokens);
+    out->workspace_bytes = size.ram_bytes;
+    if (request->with_gpu) {
+        out->with_gpu = true;
+        out->gpu_bytes = request->gpu_bytes;
+        out->gpu_dense_bytes = model_upload_bytes(model);
+        out->gpu_session_bytes = out->session_bytes;
+        out->gpu_workspace_bytes = size.gpu_bytes;
+    }
     if (out->session_bytes == 0 || out->workspace_bytes == 0)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                             "the context of %d tokens does not fit in an address space",
@@ -161,6 +249,7 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     choose_expert_ram(request, out);
     choose_device(request, out);
     judge(out);
+    judge_gpu(request, out);
     SL_ASSERT(out->slots >= 0 && out->slots <= out->experts_total);
     return SL_OK;
 }

@@ -194,8 +194,8 @@ enum sl_status forward_head(struct forward *forward, int32_t first, int32_t toke
     size_t stream_floats = (size_t)model->config.streams * (size_t)model->config.hidden;
     SL_ASSERT(first >= 0 && first < tokens);
     return run_head(forward, tokens - first,
-                    forward->workspace->streams + (size_t)first * stream_floats,
-                    &model->hyper_head, model->norm, out);
+                    forward->workspace->streams + (size_t)first * stream_floats, &model->hyper_head,
+                    model->norm, out);
 }
 
 enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,

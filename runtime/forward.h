@@ -26,8 +26,8 @@ struct forward {
     const struct model *weights; /* what ops read: the model, or its copy in a GPU's memory */
     const struct ops *ops;
     struct stream *stream;
-    struct gpu *gpu;              /* NULL: the ops are the CPU's */
-    const struct ops *host_ops;   /* the CPU's, which also compute experts that stay in RAM */
+    struct gpu *gpu;            /* NULL: the ops are the CPU's */
+    const struct ops *host_ops; /* the CPU's, which also compute experts that stay in RAM */
     struct stream *host_stream;
     struct expert_store *store;
     struct workspace *workspace;
@@ -52,8 +52,8 @@ struct forward_chunk {
     struct kv_cache *cache;
     const int32_t *ids;     /* [tokens] */
     const int32_t *gpu_ids; /* [tokens] the same in a GPU's memory; set on the way */
-    int32_t tokens;     /* 1 .. workspace->chunk_tokens */
-    int32_t position;   /* of the first */
+    int32_t tokens;         /* 1 .. workspace->chunk_tokens */
+    int32_t position;       /* of the first */
 
     const int32_t *next_ids; /* [next_tokens] of the chunk after this one, as far as known */
     int32_t next_tokens;
@@ -65,13 +65,15 @@ struct forward_chunk {
 SL_MUST_USE enum sl_status forward_layers(struct forward *forward,
                                           const struct forward_chunk *chunk);
 
-/* One block ("Block"), positions and ids being in the workspace, with layer id `idx` (config.layers: the MTP block) on `streams` [T, M, D]. */
+/* One block ("Block"), positions and ids being in the workspace, with layer id `idx`
+ * (config.layers: the MTP block) on `streams` [T, M, D]. */
 SL_MUST_USE enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
                                          int32_t idx, float *streams);
 
 /* Logits ("Head") of rows first .. tokens - 1 of the streams: out is [tokens - first, vocab], in
  * RAM. SL_ERR_IO: the device failed. */
-SL_MUST_USE enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out);
+SL_MUST_USE enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens,
+                                        float *out);
 
 /* Ids as ops read them: `ids` itself, or with a GPU a copy in its memory, made in stream order;
  * `ids` may be reused once the stream has been waited for. */

@@ -442,7 +442,8 @@ void lookahead_after(struct forward *forward, const struct forward_chunk *chunk,
                      const float *streams)
 {
     struct lookahead *lookahead = forward->lookahead;
-    if (!lookahead || !forward->trace || idx >= forward->model->config.layers) return;
+    if (!lookahead || forward->gpu || !forward->trace || idx >= forward->model->config.layers)
+        return;
     if (recorded_list(lookahead, 1, PREDICTOR_AFTER) < 0) return;
     choose_rows(lookahead, chunk->tokens);
     take_streams(lookahead, streams);

@@ -51,8 +51,7 @@ static const void *move(struct walk *walk, const void *data, uint64_t bytes)
 
 static void move_matrix(struct walk *walk, struct matrix *matrix)
 {
-    static const uint64_t element_bytes[] = {
-        [MATRIX_F32] = 4, [MATRIX_BF16] = 2, [MATRIX_FP8] = 1};
+    static const uint64_t element_bytes[] = {[MATRIX_F32] = 4, [MATRIX_BF16] = 2, [MATRIX_FP8] = 1};
     uint64_t rows = (uint64_t)matrix->rows, columns = (uint64_t)matrix->columns;
     uint64_t tiles = ((rows + 127) / 128) * ((columns + 127) / 128);
     matrix->data = move(walk, matrix->data, rows * columns * element_bytes[matrix->format]);
@@ -116,8 +115,8 @@ static void move_layer(struct walk *walk, const struct model_config *c, struct l
     move_attention(walk, c, layer->ratio, &layer->attn);
     move_matrix(walk, &layer->router);
     move_floats(walk, &layer->router_bias, c->experts);
-    layer->token_experts = move(
-        walk, layer->token_experts, 8 * (uint64_t)c->vocab * (uint64_t)c->experts_per_token);
+    layer->token_experts =
+        move(walk, layer->token_experts, 8 * (uint64_t)c->vocab * (uint64_t)c->experts_per_token);
     move_matrix(walk, &layer->shared_gate);
     move_matrix(walk, &layer->shared_up);
     move_matrix(walk, &layer->shared_down);
@@ -175,8 +174,7 @@ enum sl_status model_upload(const struct model *model, struct gpu *gpu, model_pr
     if (walk.status == SL_OK)
         walk.status = gpu->gpu_ops->alloc(gpu, GPU_DEVICE, walk.total_bytes, &base, error);
     if (walk.status == SL_OK)
-        walk.status =
-            gpu->gpu_ops->alloc(gpu, GPU_MAPPED, MODEL_UPLOAD_PIECE_BYTES, &piece, error);
+        walk.status = gpu->gpu_ops->alloc(gpu, GPU_MAPPED, MODEL_UPLOAD_PIECE_BYTES, &piece, error);
     copy->memory = base;
     if (walk.status == SL_OK) {
         memcpy(copy->layers, model->layers, count * sizeof *copy->layers);

@@ -21,6 +21,7 @@ struct visit {
     int32_t next;                              /* refs acquired so far */
     int32_t active;                            /* of views */
     int32_t missed;                            /* views that were not ready when acquired */
+    int32_t sent;                              /* tasks that a GPU was given */
     uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
 
@@ -35,8 +36,7 @@ static enum sl_status fetch_choices(struct forward *forward, int32_t tokens, con
     gpu->gpu_ops->copy(gpu, ws->host_chosen, ws->chosen, sizeof *ws->chosen * pairs);
     gpu->gpu_ops->copy(gpu, ws->host_chosen_weights, ws->chosen_weights,
                        sizeof *ws->chosen_weights * pairs);
-    gpu->gpu_ops->copy(gpu, ws->host_x, x,
-                       sizeof *x * (size_t)tokens * (size_t)config->hidden);
+    gpu->gpu_ops->copy(gpu, ws->host_x, x, sizeof *x * (size_t)tokens * (size_t)config->hidden);
     return forward->ops->stream_sync(forward->stream);
 }
 
@@ -134,16 +134,43 @@ static enum sl_status first_failure(const struct visit *visit)
     return SL_OK;
 }
 
-static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view)
+/* The task of one expert, its rows being those of `rows` [3, T * K]: the host's or the GPU's. */
+static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view,
+                                    const int32_t *rows)
 {
     int32_t first = ws->expert_first[view->ref.expert];
+    ptrdiff_t pairs = ws->output_rows - ws->token_rows;
     return (struct expert_task){
         .slot = view->data,
-        .token_rows = ws->token_rows + first,
-        .output_rows = ws->output_rows + first,
-        .weights = ws->task_weights + first,
+        .token_rows = rows + first,
+        .output_rows = rows + pairs + first,
+        .weights = (const float *)(rows + 2 * pairs) + first,
         .count = ws->expert_first[view->ref.expert + 1] - first,
     };
+}
+
+/* Sends the sorted rows to the GPU's memory. */
+static void send_sorted(const struct forward *forward)
+{
+    const struct workspace *ws = forward->workspace;
+    size_t pairs = (size_t)(ws->output_rows - ws->token_rows);
+    if (!forward->gpu) return;
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->gpu_rows, ws->token_rows,
+                                3 * pairs * sizeof *ws->gpu_rows);
+}
+
+/* Sends tasks to the GPU's memory, behind those sent before for this layer: what is on its way is
+ * not overwritten. */
+static const struct expert_task *send_tasks(const struct forward *forward, struct visit *visit,
+                                            const struct expert_task *tasks, int32_t count)
+{
+    const struct workspace *ws = forward->workspace;
+    struct expert_task *target = ws->tasks + visit->sent;
+    memcpy(ws->host_tasks + visit->sent, tasks, sizeof *tasks * (size_t)count);
+    forward->gpu->gpu_ops->copy(forward->gpu, target, ws->host_tasks + visit->sent,
+                                sizeof *tasks * (size_t)count);
+    visit->sent += count;
+    return target;
 }
 
 /* Reports where a call's experts came from and how long that took, before they are given back. */
@@ -171,12 +198,12 @@ static void explain(const struct forward *forward, const struct visit *visit,
 }
 
 /* Runs tasks on one processor, from x to out in its memory. */
-static void run_tasks(const struct forward *forward, enum expert_lane lane, const float *x,
+static void run_tasks(const struct forward *forward, struct visit *visit, enum expert_lane lane,
                       const struct expert_task *tasks, int32_t count)
 {
     const struct workspace *ws = forward->workspace;
     bool on_host = forward->gpu && lane == EXPERT_LANE_CPU;
-    struct expert_ffn_args args = {.x = on_host ? ws->host_x : x,
+    struct expert_ffn_args args = {.x = on_host ? ws->host_x : visit->x,
                                    .out = on_host ? ws->host_routed : ws->routed,
                                    .tasks = tasks,
                                    .layout = &forward->model->expert_layout,
@@ -186,10 +213,12 @@ static void run_tasks(const struct forward *forward, enum expert_lane lane, cons
                                    .limit = forward->model->config.swiglu_limit,
                                    .round = forward->round};
     if (count == 0) return;
-    if (on_host)
+    if (on_host) {
         forward->host_ops->expert_ffn(forward->host_stream, &args);
-    else
-        forward->ops->expert_ffn(forward->stream, &args);
+        return;
+    }
+    if (forward->gpu) args.tasks = send_tasks(forward, visit, tasks, count);
+    forward->ops->expert_ffn(forward->stream, &args);
 }
 
 /* Sends what the host has computed for the GPU to the rows where the sum looks for it. */
@@ -208,7 +237,7 @@ static void send_rows(const struct forward *forward, const struct expert_task *t
 
 /* Runs up to a table's length of the experts that are there and gives them back; returns how many.
  */
-static int32_t run_some(struct forward *forward, struct visit *visit, const float *x)
+static int32_t run_some(struct forward *forward, struct visit *visit)
 {
     const struct workspace *ws = forward->workspace;
     struct expert_task tasks[EXPERT_LANES][MOE_TASKS_MAX];
@@ -219,7 +248,9 @@ static int32_t run_some(struct forward *forward, struct visit *visit, const floa
         if (view->state == EXPERT_VIEW_READY && count < MOE_TASKS_MAX) {
             /* Without a GPU the CPU computes for both lanes, in one call. */
             enum expert_lane lane = forward->gpu ? view->lane : EXPERT_LANE_CPU;
-            tasks[lane][counts[lane]++] = make_task(ws, view);
+            bool there = lane == EXPERT_LANE_DEVICE;
+            tasks[lane][counts[lane]++] =
+                make_task(ws, view, there ? ws->gpu_rows : ws->token_rows);
             done[count++] = *view;
         } else {
             visit->views[kept++] = *view;
@@ -229,19 +260,18 @@ static int32_t run_some(struct forward *forward, struct visit *visit, const floa
     if (count == 0) return 0;
     uint64_t before_ns = forward->on_dispatch ? clock_now_ns(&forward->clock) : 0;
     /* The GPU's first: they run while the CPU computes its own. */
-    run_tasks(forward, EXPERT_LANE_DEVICE, x, tasks[EXPERT_LANE_DEVICE],
-              counts[EXPERT_LANE_DEVICE]);
-    run_tasks(forward, EXPERT_LANE_CPU, x, tasks[EXPERT_LANE_CPU], counts[EXPERT_LANE_CPU]);
+    for (int lane = EXPERT_LANE_DEVICE; lane >= EXPERT_LANE_CPU; lane--)
+        run_tasks(forward, visit, (enum expert_lane)lane, tasks[lane], counts[lane]);
     if (forward->gpu) send_rows(forward, tasks[EXPERT_LANE_CPU], counts[EXPERT_LANE_CPU]);
     if (forward->on_dispatch) explain(forward, visit, done, count, before_ns);
     expert_store_release(forward->store, done, count);
     return count;
 }
 
-static enum sl_status run_ready(struct forward *forward, struct visit *visit, const float *x)
+static enum sl_status run_ready(struct forward *forward, struct visit *visit)
 {
     SL_TRY(first_failure(visit));
-    while (run_some(forward, visit, x) == MOE_TASKS_MAX) {
+    while (run_some(forward, visit) == MOE_TASKS_MAX) {
     }
     return SL_OK;
 }
@@ -312,11 +342,11 @@ static enum sl_status run_visit(struct forward *forward, const struct forward_ch
     SL_TRY(acquire_more(forward, visit));
     run_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
     lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
-    SL_TRY(run_ready(forward, visit, visit->x));
+    SL_TRY(run_ready(forward, visit));
     while (visit->active > 0 || visit->next < visit->count) {
         SL_TRY(acquire_more(forward, visit));
         wait_for_some(forward, visit);
-        SL_TRY(run_ready(forward, visit, visit->x));
+        SL_TRY(run_ready(forward, visit));
     }
     return SL_OK;
 }
@@ -330,7 +360,7 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     enum sl_status status;
     SL_ASSERT(config->experts <= OPS_EXPERTS_MAX && chunk->tokens <= ws->chunk_tokens);
 
-    visit.count = visit.next = visit.active = visit.missed = 0;
+    visit.count = visit.next = visit.active = visit.missed = visit.sent = 0;
     visit.wait_ns = 0;
     visit.idx = idx;
     visit.streams = streams;
@@ -338,6 +368,7 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     visit.out = out;
     SL_TRY(route(forward, chunk, idx, x));
     sort_by_expert(config, chunk->tokens, ws);
+    send_sorted(forward);
     list_experts(forward, idx, &visit);
     visit.start_ns = clock_now_ns(&forward->clock);
     expert_store_layer(forward->store, forward->token_clock, idx, chunk->tokens);

@@ -8,7 +8,7 @@
 
 struct field {
     size_t member;  /* offset of the pointer in struct workspace */
-    uint64_t count; /* elements, all of four bytes */
+    uint64_t count; /* elements of four bytes, or what has as many bytes */
     bool shared;    /* read or written by the host */
 };
 
@@ -29,7 +29,10 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
 #define FIELD(name, count_)                                                                        \
     fields[n++] = (struct field){offsetof(struct workspace, name), (count_), false}
 #define SHARED(name, count_)                                                                       \
-    fields[n++] = (struct field){offsetof(struct workspace, name), (count_), true}
+    fields[n++] = (struct field)                                                                   \
+    {                                                                                              \
+        offsetof(struct workspace, name), (count_), true                                           \
+    }
     FIELD(positions, tokens);
     FIELD(ids, twins);
     FIELD(streams, tokens * streams * hidden);
@@ -60,9 +63,10 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
     FIELD(embedding, c->mtp_layers ? tokens * hidden : 0);
     FIELD(logits, twins * (uint64_t)c->vocab);
     SHARED(expert_first, (uint64_t)c->experts + 1);
-    SHARED(token_rows, tokens * top);
-    SHARED(output_rows, tokens * top);
-    SHARED(task_weights, tokens * top);
+    SHARED(token_rows, 3 * tokens * top);
+    FIELD(gpu_rows, 3 * twins * top);
+    SHARED(host_tasks, twins * top * (sizeof(struct expert_task) / 4));
+    FIELD(tasks, twins * top * (sizeof(struct expert_task) / 4));
     SHARED(host_positions, twins);
     SHARED(host_ids, twins);
     SHARED(host_chosen, twins * top);
@@ -144,11 +148,14 @@ enum sl_status workspace_create(const struct workspace_options *options, struct 
     for (int32_t idx = 0; idx < count; idx++) {
         uint8_t **from = with_gpu && !fields[idx].shared ? &own : &next;
         void *piece = *from;
-        /* Every member listed is an object pointer to a four-byte type. */
+        /* Every member listed is an object pointer. */
         memcpy((char *)workspace + fields[idx].member, &piece, sizeof piece);
         *from += align_up(4 * fields[idx].count, WORKSPACE_ALIGNMENT);
     }
     SL_ASSERT((size_t)(next - (uint8_t *)workspace->memory) == size.ram_bytes);
+    size_t pairs = (size_t)options->chunk_tokens * (size_t)options->config->experts_per_token;
+    workspace->output_rows = workspace->token_rows + pairs;
+    workspace->task_weights = (float *)(workspace->output_rows + pairs);
     if (!with_gpu) join_twins(workspace);
     *out = workspace;
     return SL_OK;

@@ -42,16 +42,19 @@ struct workspace {
     float *shared_up;      /* [T, F] */
     float *expert_scratch; /* [T, 3 * F] */
 
-    float *hidden;     /* [T, M, D] second stream buffer of the MTP block */
-    float *embedding;  /* [T, D] */
-    float *logits;     /* [T, V] with a GPU; else unused */
+    float *hidden;    /* [T, M, D] second stream buffer of the MTP block */
+    float *embedding; /* [T, D] */
+    float *logits;    /* [T, V] with a GPU; else unused */
 
-    /* Routing of a layer, expert-major: tokens of expert e at first[e] .. first[e + 1] - 1. The
-     * host's; a GPU sees them. */
+    /* Routing of a layer, expert-major: tokens of expert e at first[e] .. first[e + 1] - 1. Filled
+     * by the host. */
     int32_t *expert_first; /* [E + 1] */
-    int32_t *token_rows;   /* [T * K] */
-    int32_t *output_rows;  /* [T * K] */
-    float *task_weights;   /* [T * K] */
+    int32_t *token_rows;   /* [3, T * K]: these, output_rows and task_weights, in one piece */
+    int32_t *output_rows;  /* [T * K] in it */
+    float *task_weights;   /* [T * K] in it */
+    int32_t *gpu_rows;     /* [3, T * K] the same in a GPU's memory */
+
+    struct expert_task *host_tasks, *tasks; /* [T * K] for a GPU: as filled, and in its memory */
 
     int32_t *host_positions, *host_ids; /* [T] */
     int32_t *host_chosen;               /* [T, K] */
