@@ -18,6 +18,7 @@ struct budget_request {
     int32_t context_tokens; /* 0: the default */
     int32_t chunk_tokens;   /* 0: the default */
     enum sl_numerics numerics;
+    uint64_t available_bytes; /* taken for what the machine can spare; 0: looked up */
 };
 
 struct budget {
@@ -27,7 +28,8 @@ struct budget {
     uint64_t workspace_bytes;             /* arrays of one chunk, and logits */
     uint64_t expert_ram_bytes;            /* bound for the expert store: slots and staging */
     uint64_t expert_disk_bytes;           /* all routed experts */
-    uint64_t available_bytes;             /* of this machine, now (cgroup limit included) */
+    uint64_t available_bytes;             /* of this machine, now; 0: unknown */
+    bool available_by_group;              /* a control group's limit is the tighter one */
     uint64_t staging_bytes;               /* of expert_ram_bytes: reads that do not land in slots */
     uint64_t expert_ram_min_bytes;        /* the smallest bound that runs one token */
     int32_t slots_min;                    /* fewer cannot run one token */
@@ -42,6 +44,7 @@ struct budget {
     int32_t experts_total;
     bool fits;        /* all of it in available_bytes, and slots_min in the bound */
     char advice[384]; /* what to change when it does not; else "" */
+    char notice[256]; /* what was asked for and not given, and why; else "" */
 };
 
 #define BUDGET_CONTEXT_DEFAULT 4096

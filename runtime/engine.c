@@ -113,7 +113,7 @@ static enum sl_status choose_compute(sl_engine *engine, const struct sl_engine_o
 {
     SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
     topology_detect(topology);
-    engine->threads = options->threads ? options->threads : topology->core_count;
+    engine->threads = options->threads ? options->threads : topology->threads;
     if (engine->threads >= 1 && engine->threads <= ENGINE_THREADS_MAX) return SL_OK;
     return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d",
                         engine->threads, ENGINE_THREADS_MAX);

@@ -130,6 +130,7 @@ const char *sl_engine_notice(const sl_engine *engine, int32_t idx)
 {
     const struct profiles *profiles = &engine->profiles;
     SL_ASSERT(idx >= 0);
+    if (engine->budget.notice[0] && idx-- == 0) return engine->budget.notice;
     if (idx < profiles->notice_count) return profiles->notices[idx];
     return expert_store_notice(engine->store, idx - profiles->notice_count);
 }

@@ -118,7 +118,7 @@ enum sl_status sl_inspect(const struct sl_engine_options *options, bool json, ch
     inspection.directory = options->model_dir;
     inspection.packed_path = packed ? source.files->path : NULL;
     topology_detect(&inspection.topology);
-    inspection.threads = options->threads ? options->threads : inspection.topology.core_count;
+    inspection.threads = options->threads ? options->threads : inspection.topology.threads;
     add_tensors(&inspection);
     count_layers(&inspection);
     status = plan(&inspection, options, &source, error);

@@ -146,8 +146,8 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     if (budget->device_bytes)
         print_row(out, "bound for the device", budget->device_bytes, "--sim-device");
     print_row(out, "free on this machine", budget->available_bytes, "now");
-    fprintf(out, "fits        %s%s\n",
-            inspection->budget.fits ? "yes" : "no: ", inspection->budget.advice);
+    fprintf(out, "fits        %s%s%s%s\n", budget->fits ? "yes" : "no: ", budget->advice,
+            budget->fits && budget->notice[0] ? ", but " : "", budget->fits ? budget->notice : "");
     fprintf(out, "\nprocessor   %s, %" PRId32 " thread%s\n", inspection->topology.text,
             inspection->threads, inspection->threads == 1 ? "" : "s");
 }
@@ -239,12 +239,12 @@ static json_t *processor_json(const struct inspection *inspection)
 
 char *inspect_json(const struct inspection *inspection)
 {
-    json_t *report =
-        json_pack("{s:s, s:s?, s:o, s:o, s:o, s:o, s:o, s:s}", "directory", inspection->directory,
-                  "experts_file", inspection->packed_path, "model", model_json(inspection),
-                  "slot_bytes", json_bytes(inspection->slot_bytes), "parts", parts_json(inspection),
-                  "memory", memory_json(inspection), "processor", processor_json(inspection),
-                  "advice", inspection->budget.advice);
+    json_t *report = json_pack(
+        "{s:s, s:s?, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "directory", inspection->directory,
+        "experts_file", inspection->packed_path, "model", model_json(inspection), "slot_bytes",
+        json_bytes(inspection->slot_bytes), "parts", parts_json(inspection), "memory",
+        memory_json(inspection), "processor", processor_json(inspection), "advice",
+        inspection->budget.advice, "notice", inspection->budget.notice);
     char *text = report ? json_dumps(report, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     json_decref(report);
     return text;
