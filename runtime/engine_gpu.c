@@ -15,11 +15,8 @@ enum sl_status engine_gpu_find(sl_engine *engine, const struct sl_engine_options
     if (options->device == SL_DEVICE_GPU)
         return sl_error_set(error, status, 0, "no GPU can be used: %s; --device cpu does without",
                             reason.message);
-    if (options->say) {
-        char text[SL_ERROR_MESSAGE_BYTES_MAX + 64];
-        snprintf(text, sizeof text, "no GPU in use, the CPU computes: %s\n", reason.message);
-        options->say(options->say_context, text);
-    }
+    snprintf(engine->gpu_absent, sizeof engine->gpu_absent, "%.*s",
+             (int)sizeof engine->gpu_absent - 1, reason.message);
     return SL_OK;
 }
 

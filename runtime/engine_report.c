@@ -121,8 +121,9 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
     add_guesses(engine, out);
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
     snprintf(out->memory, sizeof out->memory, "%s", expert_store_describe_memory(engine->store));
-    if (engine->gpu)
-        snprintf(out->gpu, sizeof out->gpu, "%s", engine->gpu->gpu_ops->describe(engine->gpu));
+    out->on_gpu = engine->gpu != NULL;
+    snprintf(out->gpu, sizeof out->gpu, "%s",
+             engine->gpu ? engine->gpu->gpu_ops->describe(engine->gpu) : engine->gpu_absent);
     snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
 }
 

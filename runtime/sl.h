@@ -130,8 +130,7 @@ struct sl_engine_options {
     const char *machine_profile;
     enum sl_device device;
     uint64_t gpu_bytes; /* most of the GPU's memory that is taken; 0: what is free */
-    /* Hears, before anything large is taken, where the GPU's memory will go, or why there is no GPU
-     * in use; may be NULL. */
+    /* Hears, before anything large is taken, where the GPU's memory will go; may be NULL. */
     sl_say_fn say;
     void *say_context;
     bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
@@ -185,7 +184,8 @@ struct sl_stats {
     uint64_t router_useful, router_late, router_wasted; /* by routers applied early */
     uint64_t lookahead_layers,
         lookahead_ns;                /* layers at which routers looked ahead; time it took */
-    char gpu[160];                   /* the GPU in use; "" without one */
+    char gpu[192];                   /* the GPU in use, or why AUTO found none; else "" */
+    bool on_gpu;                     /* there is one in use */
     char cpu_isa[16];                /* the kernels' instruction set */
     int32_t threads, threads_pinned; /* that compute; those kept on a core of their own */
 };
