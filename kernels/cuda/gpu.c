@@ -3,13 +3,15 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/copy_lanes.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/flags.h"
 #include "kernels/cuda/stream.h"
 
 #include <string.h>
 
 struct cuda_gpu {
     struct gpu base;
-    char description[160];
+    struct flags flags;
+    char description[224];
     bool recording;
 };
 
@@ -70,6 +72,16 @@ static void gpu_copy(struct gpu *gpu, void *target, const void *source, size_t b
     if (bytes == 0 || stream->fault != cudaSuccess) return;
     stream_latch(stream, cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream->handle),
                  "a copy");
+}
+
+static void gpu_post(struct gpu *gpu, uint32_t *flag, uint32_t value)
+{
+    flags_post(&gpu_of(gpu)->flags, gpu->stream, flag, value);
+}
+
+static void gpu_await(struct gpu *gpu, const uint32_t *flag, uint32_t value)
+{
+    flags_await(&gpu_of(gpu)->flags, gpu->stream, flag, value);
 }
 
 static enum sl_status gpu_sync(struct gpu *gpu, struct sl_error *error)
@@ -158,6 +170,8 @@ static const struct gpu_ops cuda_gpu_ops = {
     .alloc = gpu_alloc,
     .free = gpu_free,
     .copy = gpu_copy,
+    .post = gpu_post,
+    .await = gpu_await,
     .sync = gpu_sync,
     .is_idle = gpu_is_idle,
     .free_bytes = gpu_free_bytes,
@@ -177,10 +191,15 @@ static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
     gpu->base.ops = ops_cuda();
     SL_TRY(cuda_stream_create(&gpu->base.stream, error));
     SL_TRY(copy_lanes_create(gpu->base.stream, &gpu->base.device, error));
-    snprintf(gpu->description, sizeof gpu->description, "%s%s, sm_%d, %.1f of %.1f GiB free",
+    void *word = NULL;
+    SL_TRY(gpu_alloc(&gpu->base, GPU_MAPPED, sizeof(uint32_t), &word, error));
+    flags_probe(&gpu->flags, gpu->base.stream, word);
+    gpu_free(&gpu->base, GPU_MAPPED, word);
+    snprintf(gpu->description, sizeof gpu->description, "%s%s, sm_%d, %.1f of %.1f GiB free%s",
              info.name, info.emulated ? " (not hardware)" : "", (int)info.arch,
              (double)info.memory_free_bytes / 1073741824.0,
-             (double)info.memory_bytes / 1073741824.0);
+             (double)info.memory_bytes / 1073741824.0,
+             gpu->flags.wait ? "" : ", waiting by kernels");
     return SL_OK;
 }
 

@@ -108,3 +108,11 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     }
     return options;
 }
+
+void engine_args_tell_gpu(const sl_engine *engine, struct progress *progress)
+{
+    struct sl_stats stats;
+    sl_engine_stats(engine, &stats);
+    if (stats.on_gpu || !stats.gpu[0] || !progress->shown) return;
+    fprintf(stderr, "no GPU in use, the CPU computes: %s\n", stats.gpu);
+}

@@ -34,4 +34,7 @@ extern const struct option_spec engine_args_specs[];
 struct sl_engine_options engine_args_options(const struct engine_args *args,
                                              struct progress *progress);
 
+/* After opening, on a terminal: why the CPU computes although a GPU would have been taken. */
+void engine_args_tell_gpu(const sl_engine *engine, struct progress *progress);
+
 #endif
