@@ -4,7 +4,7 @@
 
 #include "runtime/engine.h"
 
-/* Finds the GPU that the options ask for, into engine->gpu, or writes down why there is none. A failure
+/* Finds the GPU that the options ask for, into engine->gpu, or writes down why there is none. Fails
  * only when a GPU was asked for by name. */
 SL_MUST_USE enum sl_status engine_gpu_find(sl_engine *engine,
                                            const struct sl_engine_options *options,

@@ -187,6 +187,9 @@ static const struct gpu_ops cuda_gpu_ops = {
 static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
 {
     struct cuda_device_info info;
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "no NVIDIA driver on this machine");
     SL_TRY(cuda_device_open(0, &info, error));
     gpu->base.ops = ops_cuda();
     SL_TRY(cuda_stream_create(&gpu->base.stream, error));
