@@ -14,6 +14,10 @@
 #include "kernels/base.h"
 #include "kernels/expert_layout.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Largest values any op must handle; model_config refuses a checkpoint beyond them. */
 #define OPS_STREAMS_MAX           8    /* M */
 #define OPS_HEAD_DIM_MAX          1024 /* dh, di */
@@ -315,7 +319,9 @@ struct ops {
 #undef X
 };
 
-#define X(op) void cpu_##op(struct stream *stream, const struct op##_args *args);
+#define X(op)                                                                                      \
+    void cpu_##op(struct stream *stream, const struct op##_args *args);                            \
+    void cuda_##op(struct stream *stream, const struct op##_args *args);
 SL_OPS(X)
 #undef X
 
@@ -325,4 +331,7 @@ int32_t cpu_stream_pinned(const struct stream *stream);
 /* The CPU twins: plain C, the oracle of every faster version. Never NULL. */
 const struct ops *ops_cpu(void);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -116,6 +116,7 @@ struct sl_engine_options {
     int32_t prefetch_depth; /* layers that routers look ahead, 1 or 2; 0: the usual */
     /* Which experts stay: "blend", "lru", "lfu" or "static", which never learns; NULL: "blend". */
     const char *policy;
+    const char *pinned_layers; /* whose experts give way last, such as "0-2,42"; NULL: none */
     /* File of how experts were used in earlier runs, to start warm from if it is there; written by
      * sl_engine_save_heat. NULL: none. */
     const char *heat_profile;
