@@ -4,6 +4,7 @@
 #include "offload/device_sim.h"
 #include "offload/topology.h"
 #include "offload/trace_writer.h"
+#include "runtime/layer_list.h"
 #include "runtime/pack.h"
 
 #include <string.h>
@@ -137,6 +138,7 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
                                        .isa = engine->cpu_isa,
                                        .threads = engine->threads};
     enum residency_policy policy;
+    bool pinned[MODEL_LAYERS_MAX];
     SL_TRY(choose_policy(options, overrides, &policy, error));
     if (engine->device) subject.link_bytes_per_second = (double)sim_link_rate(options);
     SL_TRY(profiles_open(options, &subject, &engine->profiles, error));
@@ -144,6 +146,8 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
         engine->heat_profile = strdup(options->heat_profile);
         if (!engine->heat_profile) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     }
+    if (options->pinned_layers)
+        SL_TRY(layer_list_parse(options->pinned_layers, engine->source.layers, pinned, error));
     struct expert_store_options store = {
         .source = &engine->source,
         .device = engine->device,

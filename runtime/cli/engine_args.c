@@ -35,7 +35,8 @@ const struct option_spec engine_args_specs[] = {
     {"tiers", 0, OPTION_CHOICE, false, FIELD(tiers), .choices = tiers_names, .value = "KIND",
      .help = "experts on the device and in RAM: exclusive, inclusive or auto (auto)"},
     {"experts", 0, OPTION_TEXT, false, FIELD(experts), .value = "FILE",
-     .help = "packed experts, or copies as FILE,FILE, or \"unpacked\" (DIR/experts.sluice)"},
+     .help = "packed experts, their parts or copies as FILE,FILE, or \"unpacked\" "
+             "(DIR/experts.sluice)"},
     {"ctx", 0, OPTION_INT, false, FIELD(context), 1, TOKENS_MAX, .value = "N",
      .help = "most tokens of prompt and answer together (4096)"},
     {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",
@@ -55,6 +56,8 @@ const struct option_spec engine_args_specs[] = {
      .help = "layers that routers look ahead, 1 or 2 (1)"},
     {"policy", 0, OPTION_CHOICE, false, FIELD(policy), .choices = policy_names, .value = "NAME",
      .help = "which experts stay: blend, lru, lfu, or static as --profile says (blend)"},
+    {"pin-layers", 0, OPTION_TEXT, false, FIELD(pinned), .value = "LIST",
+     .help = "layers whose experts give way last, such as 0-2,42 (none)"},
     {"profile", 0, OPTION_TEXT, false, FIELD(profile), .value = "FILE",
      .help = "start warm from how experts were used before, and keep it for the next run"},
     {"machine", 0, OPTION_TEXT, false, FIELD(machine), .value = "FILE",
@@ -85,6 +88,7 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.prefetch = (enum sl_prefetch)args->prefetch;
     options.prefetch_depth = args->prefetch_depth;
     options.policy = policy_names[args->policy];
+    options.pinned_layers = args->pinned;
     options.heat_profile = args->profile;
     options.machine_profile = args->machine;
     if (args->machine && strcmp(args->machine, "none") == 0) options.machine_profile = "";

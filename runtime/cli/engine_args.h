@@ -20,6 +20,7 @@ struct engine_args {
     int32_t prefetch;                    /* enum sl_prefetch */
     int32_t prefetch_depth;
     int32_t policy;      /* of policy_names */
+    const char *pinned;  /* layers; NULL: none */
     const char *profile; /* file of how experts were used; NULL: none */
     const char *machine; /* file of `bench host`, "none", or NULL: the usual */
     bool buffered_io;
