@@ -119,6 +119,7 @@ enum sl_status sl_inspect(const struct sl_engine_options *options, bool json, ch
     inspection.model = model;
     inspection.directory = options->model_dir;
     inspection.packed_path = packed ? source.files->path : NULL;
+    if (packed && source.file_count > 1) inspection.packed_path = options->experts_file;
     topology_detect(&inspection.topology);
     inspection.threads = options->threads ? options->threads : inspection.topology.threads;
     add_tensors(&inspection);

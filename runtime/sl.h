@@ -103,7 +103,7 @@ typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, u
 
 struct sl_engine_options {
     const char *model_dir;
-    /* Packed experts, or copies of them on several disks, "FILE,FILE": read from in turn; NULL:
+    /* Packed experts; or, on several disks, all parts of them or copies, "FILE,FILE"; NULL:
      * DIR/experts.sluice if there; "": unpacked. */
     const char *experts_file;
     uint64_t ram_bytes;     /* for routed experts; 0: what the machine can spare */
@@ -318,16 +318,16 @@ SL_API SL_MUST_USE enum sl_status sl_bench_host(const struct sl_host_options *op
 SL_API SL_MUST_USE enum sl_status sl_inspect(const struct sl_engine_options *options, bool json,
                                              char **report, struct sl_error *error);
 
-/* Writes the experts of a checkpoint as one aligned, checksummed file. `output` NULL: into
- * DIR/experts.sluice. Writes beside it first and renames at the end; a run that was cut off goes on
- * where it stopped. */
+/* Writes the experts of a checkpoint as one aligned, checksummed file, or, when `output` is a list
+ * "FILE,FILE", in as many equal parts. `output` NULL: into DIR/experts.sluice. Writes beside each
+ * file first and renames at the end; a run that was cut off goes on where it stopped. */
 SL_API SL_MUST_USE enum sl_status sl_pack(const char *model_dir, const char *output,
                                           sl_progress_fn progress, void *context,
                                           struct sl_error *error);
 
-/* Reads a packed file and compares every checksum, and the file's origin with `model_dir` unless
- * that is NULL. */
-SL_API SL_MUST_USE enum sl_status sl_verify(const char *packed_file, const char *model_dir,
+/* Reads a packed file, one part or a list "FILE,FILE" of copies or of all parts, and compares every
+ * checksum, and the origin with `model_dir` unless that is NULL. */
+SL_API SL_MUST_USE enum sl_status sl_verify(const char *packed_files, const char *model_dir,
                                             sl_progress_fn progress, void *context,
                                             struct sl_error *error);
 
