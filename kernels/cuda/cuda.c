@@ -161,7 +161,14 @@ const struct ops *ops_cuda(void)
         .embed = cuda_embed,
         .norm = cuda_norm,
         .head_norm = cuda_head_norm,
+        .rope = cuda_rope,
+        .router = cuda_router,
         .swiglu = cuda_swiglu,
+        .moe_combine = cuda_moe_combine,
+        .hyper_pre = cuda_hyper_pre,
+        .hyper_post = cuda_hyper_post,
+        .hyper_head = cuda_hyper_head,
+        .mtp_mix = cuda_mtp_mix,
     };
     return &table;
 }
