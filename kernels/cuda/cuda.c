@@ -161,6 +161,9 @@ const struct ops *ops_cuda(void)
         .embed = cuda_embed,
         .norm = cuda_norm,
         .head_norm = cuda_head_norm,
+        .indexer = cuda_indexer,
+        .attention = cuda_attention,
+        .expert_ffn = cuda_expert_ffn,
         .swiglu = cuda_swiglu,
     };
     return &table;
