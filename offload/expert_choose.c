@@ -38,6 +38,16 @@ static void load_profile(struct expert_store *store)
                      error.message);
 }
 
+static void pin_layers(struct expert_store *store)
+{
+    for (int32_t layer = 0; layer < store->options.source->layers; layer++) {
+        if (!store->options.pinned_layers || !store->options.pinned_layers[layer]) continue;
+        residency_pin_layer(&store->host.residency, layer, true);
+        if (store->options.device) residency_pin_layer(&store->device.residency, layer, true);
+    }
+    store->options.pinned_layers = NULL; /* the caller's, gone after the creation */
+}
+
 enum sl_status choose_init(struct expert_store *store, struct sl_error *error)
 {
     const struct expert_source *source = store->options.source;
@@ -56,6 +66,7 @@ enum sl_status choose_init(struct expert_store *store, struct sl_error *error)
     if (store->options.device)
         SL_TRY(
             residency_init(&store->device.residency, &store->heat, store->options.policy, error));
+    pin_layers(store);
     SL_TRY(prefetch_init(&store->prefetch, &prefetch, error));
     SL_TRY(init_rates(store, error));
     store->plan_max = min_i32(store->expert_count, DISPATCH_EXPERTS_MAX);

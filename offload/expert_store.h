@@ -86,6 +86,7 @@ struct expert_store_options {
     uint64_t device_bytes;            /* hard bound on device slots */
     enum expert_sharing sharing;
     enum residency_policy policy;
+    const bool *pinned_layers; /* [layers]: whose experts give way last; NULL: none. Not kept */
     int32_t prefetch_max; /* guesses under way at once on a link; 0: depth, below 0: none */
     enum dispatch_rule rule;
     const struct rates_profile *rates; /* measured; NULL: defaults, corrected in service */

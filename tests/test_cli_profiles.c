@@ -59,6 +59,11 @@ static void every_policy_answers_the_same(void **state)
     char *text = answer_text(f);
     for (size_t i = 0; i < SL_COUNT_OF(policies); i++)
         check_answer(RUN(f, "--machine", "none", "--policy", policies[i]), text, NULL);
+    check_answer(RUN(f, "--machine", "none", "--pin-layers", "0-1,3"), text, NULL);
+    check_failure(RUN(f, "--pin-layers", "0-1,"), 1, "is no list of layers");
+    check_failure(RUN(f, "--pin-layers", "3-1"), 1, "is no list of layers");
+    check_failure(RUN(f, "--pin-layers", "1;2"), 1, "see \";2\"");
+    check_failure(RUN(f, "--pin-layers", "0-4000"), 1, "layers are 0 to 5");
     check_failure(RUN(f, "--policy", "clairvoyant"), 2, "expected blend, lru, lfu or static");
     free(text);
 }

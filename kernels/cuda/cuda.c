@@ -161,10 +161,17 @@ const struct ops *ops_cuda(void)
         .embed = cuda_embed,
         .norm = cuda_norm,
         .head_norm = cuda_head_norm,
+        .rope = cuda_rope,
         .indexer = cuda_indexer,
         .attention = cuda_attention,
+        .router = cuda_router,
         .expert_ffn = cuda_expert_ffn,
         .swiglu = cuda_swiglu,
+        .moe_combine = cuda_moe_combine,
+        .hyper_pre = cuda_hyper_pre,
+        .hyper_post = cuda_hyper_post,
+        .hyper_head = cuda_hyper_head,
+        .mtp_mix = cuda_mtp_mix,
     };
     return &table;
 }

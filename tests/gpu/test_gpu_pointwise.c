@@ -1,4 +1,4 @@
-/* Ops without sums against their twins: embed, swiglu. */
+/* Ops without sums against their twins: embed, swiglu, rope. */
 #include "tests/gpu/twin.h"
 
 #include <math.h>
@@ -89,11 +89,57 @@ static void swiglu_is_close(struct twin *twin)
         }
 }
 
+/* One in some 10^8 angles may round to the other neighbour; none of these does. */
+static void rope(struct twin *twin, const int32_t *positions, const struct rope_args *shape,
+                 float frequency_base)
+{
+    size_t count = (size_t)shape->tokens * (size_t)shape->heads * (size_t)shape->width;
+    int32_t pairs = shape->rotary / 2;
+    struct twin_array x = twin_array_make(twin, count * 4);
+    struct twin_array frequencies = twin_array_make(twin, (size_t)pairs * 4);
+    struct twin_array at = twin_array_make(twin, (size_t)shape->tokens * 4);
+    twin_fill(twin, x.host, count, 1, shape->round);
+    memcpy(at.host, positions, at.bytes);
+    for (int32_t j = 0; j < pairs; j++)
+        ((float *)frequencies.host)[j] = 1.0f / powf(frequency_base, (float)j / (float)pairs);
+    twin_upload(twin, &x), twin_upload(twin, &frequencies), twin_upload(twin, &at);
+    struct rope_args args = *shape;
+    args.x = x.host, args.positions = at.host, args.frequencies = frequencies.host;
+    twin->cpu->rope(twin->cpu_stream, &args);
+    args.x = x.device, args.positions = at.device, args.frequencies = frequencies.device;
+    twin->gpu->rope(twin->gpu_stream, &args);
+    twin_check_bytes(twin, "x", twin_download(twin, &x), x.host, x.bytes);
+    twin_array_free(twin, &x), twin_array_free(twin, &frequencies), twin_array_free(twin, &at);
+}
+
+static void rope_is_equal(struct twin *twin)
+{
+    static const int32_t fixed[] = {0,       1,       127,      128,       129,   2051,
+                                    65535,   65536,   2050,     2052,      99999, 999999,
+                                    1000000, 1048575, 16777217, 2147483647};
+    int32_t positions[SL_COUNT_OF(fixed)];
+    for (int32_t tokens = 0; tokens <= 16; tokens += tokens < 2 ? 1 : 7)
+        for (int mode = 0; mode < 4; mode++) {
+            struct rope_args args = {.tokens = tokens, .inverse = mode & 1, .round = mode & 2};
+            for (size_t i = 0; i < SL_COUNT_OF(fixed); i++)
+                positions[i] = tokens == 16 ? fixed[i] : (int32_t)(twin_random(twin) % 1100000);
+            args.heads = 64, args.width = 512, args.rotary = 64;
+            rope(twin, positions, &args, 10000);
+            args.heads = 1;
+            rope(twin, positions, &args, 160000);
+            args.heads = 17, args.width = 6, args.rotary = 6;
+            rope(twin, positions, &args, 10000);
+            args.rotary = 0;
+            rope(twin, positions, &args, 10000);
+        }
+}
+
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
         {"embed equals its twin", embed_is_equal},
         {"swiglu is close to its twin", swiglu_is_close},
+        {"rope equals its twin", rope_is_equal},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
 }

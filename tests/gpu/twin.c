@@ -75,6 +75,31 @@ void twin_free(struct twin *twin, void *device, size_t bytes)
     cuda_memory_free(device);
 }
 
+struct twin_array twin_array_make(struct twin *twin, size_t bytes)
+{
+    return (struct twin_array){twin_host(bytes), twin_put(twin, NULL, bytes), twin_host(bytes),
+                               bytes};
+}
+
+void twin_upload(struct twin *twin, struct twin_array *array)
+{
+    must(twin, cuda_copy_in(twin->gpu_stream, array->device, array->host, array->bytes),
+         "copying in", NULL);
+}
+
+const void *twin_download(struct twin *twin, struct twin_array *array)
+{
+    twin_get(twin, array->got, array->device, array->bytes);
+    return array->got;
+}
+
+void twin_array_free(struct twin *twin, struct twin_array *array)
+{
+    twin_free(twin, array->device, array->bytes);
+    free(array->host);
+    free(array->got);
+}
+
 uint32_t twin_random(struct twin *twin)
 {
     twin->seed = twin->seed * 6364136223846793005u + 1442695040888963407u;

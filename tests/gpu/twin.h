@@ -45,6 +45,19 @@ void twin_get(struct twin *twin, void *host, const void *device, size_t bytes);
 /* Frees what twin_put gave, with the same `bytes`; a changed guard is a failure. */
 void twin_free(struct twin *twin, void *device, size_t bytes);
 
+/* An array of both twins: the CPU's copy in `host`, the GPU's in `device`. Fill host, upload, run
+ * both ops, compare. */
+struct twin_array {
+    void *host, *device;
+    void *got; /* what twin_download brought back */
+    size_t bytes;
+};
+/* Zeros on the host, garbage on the device. */
+struct twin_array twin_array_make(struct twin *twin, size_t bytes);
+void twin_upload(struct twin *twin, struct twin_array *array);
+const void *twin_download(struct twin *twin, struct twin_array *array);
+void twin_array_free(struct twin *twin, struct twin_array *array);
+
 /* Random numbers from the seed. */
 uint32_t twin_random(struct twin *twin);
 float twin_uniform(struct twin *twin, float low, float high);
