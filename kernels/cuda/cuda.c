@@ -162,6 +162,8 @@ const struct ops *ops_cuda(void)
         .norm = cuda_norm,
         .head_norm = cuda_head_norm,
         .rope = cuda_rope,
+        .kv_store = cuda_kv_store,
+        .kv_compress = cuda_kv_compress,
         .indexer = cuda_indexer,
         .attention = cuda_attention,
         .router = cuda_router,
