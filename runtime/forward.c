@@ -156,12 +156,21 @@ static void look_ahead(struct forward *forward, const struct forward_chunk *chun
                          forward->token_clock + chunk->tokens, 1);
 }
 
+/* SL_ERR_CANCELLED when who is told of layers wants to stop after this one. */
+static enum sl_status tell_layer(const struct forward *forward, int32_t idx)
+{
+    bool last = idx + 1 == forward->model->config.layers;
+    if (last || !forward->on_layer || forward->on_layer(forward->layer_context, idx)) return SL_OK;
+    return SL_ERR_CANCELLED;
+}
+
 enum sl_status forward_serve_block(struct forward *forward, const struct forward_chunk *chunk,
                                    int32_t idx)
 {
     forward->layer_ns = clock_now_ns(&forward->clock);
     look_ahead(forward, chunk, idx);
-    return moe_handshake_serve(forward, chunk, idx);
+    SL_TRY(moe_handshake_serve(forward, chunk, idx));
+    return tell_layer(forward, idx);
 }
 
 static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, int32_t streams,
@@ -189,6 +198,7 @@ static enum sl_status run_blocks(struct forward *forward, const struct forward_c
     for (int32_t idx = 0; idx < forward->model->config.layers; idx++) {
         look_ahead(forward, chunk, idx);
         SL_TRY(forward_block(forward, chunk, idx, forward->workspace->streams));
+        SL_TRY(tell_layer(forward, idx));
     }
     return forward_sync(forward);
 }
