@@ -85,7 +85,7 @@ class Corpus:
         rng = self.rng
         messages = [{"role": "system", "content": "", "tools": TOOLS}]
         for i in range(turns):
-            name, arguments, ask, result, say = self._sum() if rng.random() < 0.5 else self._look_up()
+            name, arguments, ask, result, say = self.sum() if rng.random() < 0.5 else self.look_up()
             call = {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
             first = {"role": "assistant", "content": "", "tool_calls": [call]}
             second = {"role": "assistant", "content": say}
@@ -96,7 +96,7 @@ class Corpus:
                          {"role": "tool", "tool_call_id": f"call_{i}", "content": result}, second]
         return render(messages, is_thinking)
 
-    def _sum(self):
+    def sum(self):
         rng = self.rng
         a, b = rng.randrange(2, 1000), rng.randrange(2, 1000)
         sign = rng.choice("+-*")
@@ -105,7 +105,7 @@ class Corpus:
         ask = rng.choice([f"What is {expression}?", f"Compute {expression}."])
         return "calculator", {"expression": expression}, ask, result, f"The result is {result}."
 
-    def _look_up(self):
+    def look_up(self):
         word, kind, definition, _ = self.rng.choice(self.others)
         ask = question(self.rng, word, kind)
         return "dictionary", {"word": word}, ask, f"{kind}: {definition}", f"The {kind} {word} means {definition}."
