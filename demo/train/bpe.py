@@ -3,6 +3,7 @@
 The splitting rules are the published ones; here they are applied to ASCII text between markers
 only, which is all the corpus has, so the Unicode classes are written out as ASCII sets.
 """
+
 import json
 import re
 from collections import Counter
@@ -12,14 +13,23 @@ from chat import MARKERS, SPECIAL
 SPLIT_RULES = [
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^""" + "\r\n" + r"""\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+["""
-    + "\r\n" + r"]*|\s*[" + "\r\n" + r"]+|\s+(?!\S)|\s+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^"""
+    + "\r\n"
+    + r"""\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+["""
+    + "\r\n"
+    + r"]*|\s*["
+    + "\r\n"
+    + r"]+|\s+(?!\S)|\s+",
 ]
 PUNCTUATION = r"!-/:-@\[-`{-~"
 DIGITS = re.compile(r"[0-9]{1,3}")
 PIECES = re.compile(
-    rf"[{PUNCTUATION}][A-Za-z]+|[^\r\n{PUNCTUATION}A-Za-z]?[A-Za-z]+| ?[{PUNCTUATION}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-MARKER = re.compile("(" + "|".join(re.escape(m) for m in sorted(SPECIAL + MARKERS, key=len, reverse=True)) + ")")
+    rf"[{PUNCTUATION}][A-Za-z]+|[^\r\n{PUNCTUATION}A-Za-z]?[A-Za-z]+"
+    rf"| ?[{PUNCTUATION}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+MARKER = re.compile(
+    "(" + "|".join(re.escape(m) for m in sorted(SPECIAL + MARKERS, key=len, reverse=True)) + ")"
+)
 
 
 def byte_alphabet():
@@ -90,11 +100,15 @@ class Tokenizer:
     def __init__(self, merges, vocab):
         alphabet = byte_alphabet()
         self.alphabet, self.merges = alphabet, merges
-        self.base = {bytes([b]): 3 + i for i, b in enumerate(sorted(alphabet, key=lambda b: alphabet[b]))}
+        self.base = {
+            bytes([b]): 3 + i for i, b in enumerate(sorted(alphabet, key=lambda b: alphabet[b]))
+        }
         for left, right in merges:
             self.base.setdefault(left + right, 3 + len(self.base))
         first = vocab - len(MARKERS)
-        self.markers = {m: i for i, m in enumerate(SPECIAL)} | {m: first + i for i, m in enumerate(MARKERS)}
+        self.markers = {m: i for i, m in enumerate(SPECIAL)} | {
+            m: first + i for i, m in enumerate(MARKERS)
+        }
         assert 3 + len(self.base) <= first
         self.ranks = {pair: i for i, pair in enumerate(merges)}
         self.cache = {}
@@ -121,26 +135,56 @@ class Tokenizer:
         return self.cache[piece]
 
     def decode(self, ids):
-        names = {i: b for b, i in self.base.items()} | {i: m.encode() for m, i in self.markers.items()}
+        names = {i: b for b, i in self.base.items()} | {
+            i: m.encode() for m, i in self.markers.items()
+        }
         return b"".join(names[i] for i in ids).decode(errors="replace")
 
     def save(self, path):
         spell = lambda token: "".join(self.alphabet[b] for b in token)
         vocab = {m: i for i, m in enumerate(SPECIAL)} | {spell(t): i for t, i in self.base.items()}
-        added = [{"id": i, "content": m, "single_word": False, "lstrip": False, "rstrip": False,
-                  "normalized": m not in SPECIAL, "special": m in SPECIAL} for m, i in self.markers.items()]
-        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        rules = [{"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}
-                 for rule in SPLIT_RULES]
+        added = [
+            {
+                "id": i,
+                "content": m,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": m not in SPECIAL,
+                "special": m in SPECIAL,
+            }
+            for m, i in self.markers.items()
+        ]
+        level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
+        rules = [
+            {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}
+            for rule in SPLIT_RULES
+        ]
         file = {
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
             "normalizer": {"type": "Sequence", "normalizers": []},
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": rules + [level]},
             "post_processor": level | {"trim_offsets": False, "use_regex": True},
             "decoder": level | {"add_prefix_space": True, "use_regex": True},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab,
-                      "merges": [f"{spell(a)} {spell(b)}" for a, b in self.merges]},
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "vocab": vocab,
+                "merges": [f"{spell(a)} {spell(b)}" for a, b in self.merges],
+            },
         }
         with open(path, "w", encoding="utf-8") as out:
             json.dump(file, out, ensure_ascii=False, indent=0)

@@ -2,6 +2,7 @@
 
 Byte for byte what `sluice debug render` writes; demo/train/check_text.py compares the two.
 """
+
 import json
 
 BOS = "<｜begin▁of▁sentence｜>"
@@ -13,8 +14,18 @@ THINK, THINK_END = "<think>", "</think>"
 DSML = "｜DSML｜"
 SPECIAL = [BOS, EOS, PAD]
 MARKERS = [
-    USER, ASSISTANT, THINK, THINK_END, DSML, "<｜latest_reminder｜>", "<｜action｜>", "<｜query｜>",
-    "<｜authority｜>", "<｜domain｜>", "<｜title｜>", "<｜read_url｜>",
+    USER,
+    ASSISTANT,
+    THINK,
+    THINK_END,
+    DSML,
+    "<｜latest_reminder｜>",
+    "<｜action｜>",
+    "<｜query｜>",
+    "<｜authority｜>",
+    "<｜domain｜>",
+    "<｜title｜>",
+    "<｜read_url｜>",
 ]
 
 TOOLS_SECTION = (
@@ -39,7 +50,9 @@ def _tool_block(calls):
         for key, value in call["function"]["arguments"].items():
             flag = "true" if isinstance(value, str) else "false"
             text = value if flag == "true" else json.dumps(value, ensure_ascii=False)
-            parameters.append(f'<{DSML}parameter name="{key}" string="{flag}">{text}</{DSML}parameter>')
+            parameters.append(
+                f'<{DSML}parameter name="{key}" string="{flag}">{text}</{DSML}parameter>'
+            )
         joined = "\n".join(parameters)
         parts.append(f'<{DSML}invoke name="{call["function"]["name"]}">\n{joined}\n</{DSML}invoke>')
     joined = "\n".join(parts)
@@ -61,7 +74,9 @@ def render(messages, is_thinking=False):
         if role == "system":
             text = message.get("content", "")
             if message.get("tools"):
-                schemas = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in message["tools"])
+                schemas = "\n".join(
+                    json.dumps(tool["function"], ensure_ascii=False) for tool in message["tools"]
+                )
                 text += "\n\n" + TOOLS_SECTION.replace("{schemas}", schemas)
             pieces.append((text, False))
         elif role in ("user", "tool"):

@@ -1,5 +1,6 @@
 """Compares the training text with the runtime: prompts with `sluice debug render`, ids with
 `sluice debug tokens`, over random conversations. Exits with 1 at the first difference."""
+
 import argparse
 import copy
 import json
@@ -14,7 +15,9 @@ from config import CONFIG
 
 
 def run(program, *arguments, text):
-    return subprocess.run([program, *arguments], input=text.encode(), check=True, capture_output=True).stdout
+    return subprocess.run(
+        [program, *arguments], input=text.encode(), check=True, capture_output=True
+    ).stdout
 
 
 def official(messages):
@@ -46,13 +49,22 @@ def main():
     corpus = corpora.Corpus(words["known"], words["others"], 99)
     for i in range(options.count):
         is_thinking = i % 2 == 1
-        pieces = corpus.tools(1 + i % 3, is_thinking) if i % 4 < 2 else corpus.words(1 + i % 5, is_thinking)
+        pieces = (
+            corpus.tools(1 + i % 3, is_thinking)
+            if i % 4 < 2
+            else corpus.words(1 + i % 5, is_thinking)
+        )
         text = "".join(piece for piece, _ in pieces)
-        wanted = {"messages": official(seen[-1][0]), "thinking_mode": "thinking" if is_thinking else "chat"}
+        wanted = {
+            "messages": official(seen[-1][0]),
+            "thinking_mode": "thinking" if is_thinking else "chat",
+        }
         rendered = run(options.program, "debug", "render", text=json.dumps(wanted)).decode()
         if rendered != text:
             sys.exit(f"prompt {i} differs:\n{text}\n--- the runtime has\n{rendered}")
-        ids = json.loads(run(options.program, "debug", "tokens", "--tokenizer", tokenizer_path, text=text))
+        ids = json.loads(
+            run(options.program, "debug", "tokens", "--tokenizer", tokenizer_path, text=text)
+        )
         mine = [token for piece, _ in pieces for token in tokenizer.encode(piece)]
         if ids != mine:
             sys.exit(f"ids of prompt {i} differ:\n{text}\n{mine}\n{ids}")

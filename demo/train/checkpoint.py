@@ -3,18 +3,32 @@
 read_checkpoint returns what model.Model takes: the configuration, masters by name (the routed
 experts stacked) and the hash layers' tables.
 """
+
 import json
 import os
 import struct
 
 import torch
 
-from model import parameter_kinds
-from numerics import E2M1_MAX, FP4_FLOOR, power_of_two_above, spread_tiles, tile_scales
+from parameters import parameter_kinds
+from numerics import (
+    E2M1_MAX,
+    FP4_FLOOR,
+    power_of_two_above,
+    round_e2m1,
+    round_e4m3,
+    spread_tiles,
+    tile_scales,
+)
 
 DTYPES = {
-    "F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
-    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E8M0": torch.uint8,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.uint8,
 }
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 E2M1_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5])
@@ -40,7 +54,11 @@ def write_safetensors(path, tensors):
     header, offset = {}, 0
     for name, (dtype, tensor) in tensors.items():
         size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -66,7 +84,6 @@ def encode_fp4(weight):
     largest = parts.abs().amax(-1, keepdim=True).clamp(min=FP4_FLOOR)
     scale = power_of_two_above(largest * torch.tensor(1 / E2M1_MAX, dtype=torch.float32))
     scale = scale.clamp(min=2.0**-126)
-    from numerics import round_e2m1
     value = round_e2m1(parts / scale).flatten(-2)
     code = torch.bucketize(value.abs(), E2M1_BOUNDS) | (value < 0).long() << 3
     packed = (code[:, 0::2] | code[:, 1::2] << 4).to(torch.uint8).view(torch.int8)
@@ -82,7 +99,6 @@ def decode_fp4(packed, scales):
 
 def encode_fp8(weight):
     """[rows, columns] f32 to e4m3 and scales of 128x128; values as numerics.quantize_tiles."""
-    from numerics import round_e4m3
     scales = tile_scales(weight)
     value = round_e4m3(weight / spread_tiles(scales, weight.shape))
     return value.to(torch.float8_e4m3fn), scale_bytes(scales)
@@ -112,7 +128,9 @@ def read_checkpoint(directory):
             each = []
             for e in range(shape[0]):
                 if part == "w13":
-                    each.append(torch.cat([expert(f"{base}.{e}", "w1"), expert(f"{base}.{e}", "w3")]))
+                    each.append(
+                        torch.cat([expert(f"{base}.{e}", "w1"), expert(f"{base}.{e}", "w3")])
+                    )
                 else:
                     each.append(expert(f"{base}.{e}", "w2"))
             masters[name] = torch.stack(each)
@@ -129,7 +147,7 @@ def read_checkpoint(directory):
 
 
 def checkpoint_tensors(config, masters, tables):
-    """All tensors of the official file: name -> (dtype name, tensor), in the order of the layers."""
+    """All tensors of the official file, layer by layer: name -> (dtype name, tensor)."""
     out = {}
 
     def dense(name, weight):
@@ -179,9 +197,17 @@ def write_checkpoint(directory, config, generation_config, masters, tables, shar
         write_safetensors(os.path.join(directory, file), shard)
         weight_map.update(dict.fromkeys(shard, file))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    for file, value in (("model.safetensors.index.json", index), ("config.json", config),
-                        ("generation_config.json", generation_config)):
+    for file, value in (
+        ("model.safetensors.index.json", index),
+        ("config.json", config),
+        ("generation_config.json", generation_config),
+    ):
         with open(os.path.join(directory, file), "w") as out:
-            json.dump(value, out, indent=2 if file != "model.safetensors.index.json" else 0, sort_keys=file != "config.json")
+            json.dump(
+                value,
+                out,
+                indent=2 if file != "model.safetensors.index.json" else 0,
+                sort_keys=file != "config.json",
+            )
             out.write("\n")
     return total

@@ -2,16 +2,35 @@
 
 Everything is drawn from one random.Random, so a seed and a word list fix the whole corpus.
 """
+
 import random
 
 from chat import render
 
-CALCULATOR = {"type": "function", "function": {
-    "name": "calculator", "description": "Computes an expression.",
-    "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}}}
-DICTIONARY = {"type": "function", "function": {
-    "name": "dictionary", "description": "Looks a word up.",
-    "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}}}
+CALCULATOR = {
+    "type": "function",
+    "function": {
+        "name": "calculator",
+        "description": "Computes an expression.",
+        "parameters": {
+            "type": "object",
+            "properties": {"expression": {"type": "string"}},
+            "required": ["expression"],
+        },
+    },
+}
+DICTIONARY = {
+    "type": "function",
+    "function": {
+        "name": "dictionary",
+        "description": "Looks a word up.",
+        "parameters": {
+            "type": "object",
+            "properties": {"word": {"type": "string"}},
+            "required": ["word"],
+        },
+    },
+}
 TOOLS = [CALCULATOR, DICTIONARY]
 
 
@@ -86,14 +105,22 @@ class Corpus:
         messages = [{"role": "system", "content": "", "tools": TOOLS}]
         for i in range(turns):
             name, arguments, ask, result, say = self.sum() if rng.random() < 0.5 else self.look_up()
-            call = {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+            call = {
+                "id": f"call_{i}",
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
             first = {"role": "assistant", "content": "", "tool_calls": [call]}
             second = {"role": "assistant", "content": say}
             if is_thinking:
                 first["reasoning_content"] = f"Use the {name}."
                 second["reasoning_content"] = "Read the result."
-            messages += [{"role": "user", "content": ask}, first,
-                         {"role": "tool", "tool_call_id": f"call_{i}", "content": result}, second]
+            messages += [
+                {"role": "user", "content": ask},
+                first,
+                {"role": "tool", "tool_call_id": f"call_{i}", "content": result},
+                second,
+            ]
         return render(messages, is_thinking)
 
     def sum(self):
@@ -108,4 +135,10 @@ class Corpus:
     def look_up(self):
         word, kind, definition, _ = self.rng.choice(self.others)
         ask = question(self.rng, word, kind)
-        return "dictionary", {"word": word}, ask, f"{kind}: {definition}", f"The {kind} {word} means {definition}."
+        return (
+            "dictionary",
+            {"word": word},
+            ask,
+            f"{kind}: {definition}",
+            f"The {kind} {word} means {definition}.",
+        )

@@ -4,6 +4,7 @@ Rows of the sorted layout: token n's k-th expert is row place[n, k]; row r belon
 token[r]. The routed weights' gradients are added to buffers that the caller owns, in f32, because
 a gradient that autograd hands over would be another copy of every expert.
 """
+
 import torch
 
 
@@ -44,7 +45,11 @@ class Combine(torch.autograd.Function):
     def forward(context, rows, plan):
         context.plan, context.dtype = plan, rows.dtype
         tokens, top = plan.place.shape
-        return rows.index_select(0, plan.place.view(-1)).view(tokens, top, -1).sum(1, dtype=torch.float32)
+        return (
+            rows.index_select(0, plan.place.view(-1))
+            .view(tokens, top, -1)
+            .sum(1, dtype=torch.float32)
+        )
 
     @staticmethod
     def backward(context, gradient):

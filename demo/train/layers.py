@@ -4,6 +4,7 @@ inference program, with its rounding points.
 Activations are bf16 between pieces. N counts tokens of all rows of a batch together; attention
 alone sees rows: B rows of T tokens. D hidden, M streams, H heads, h head_dim, r rotary.
 """
+
 import math
 
 import torch
@@ -11,22 +12,26 @@ import torch.nn.functional as F
 
 from numerics import quantize_e2m1, quantize_e4m3, straight_through
 
+# What activations are rounded to between pieces: bf16 as published; f32 for outputs to compare with
+# an implementation that rounds nowhere.
+ACTIVATION = torch.bfloat16
+
 
 def linear(x, weight):
     """x [.., in] bf16 times weight [out, in] f32, whose values bf16 holds: [.., out] bf16."""
-    return F.linear(x, weight.to(torch.bfloat16))
+    return F.linear(x, weight.to(x.dtype))
 
 
 def quantized_input(x, is_quantized, block=128):
     """What a quantised linear sees of x bf16: e4m3 by blocks, in bf16, which holds it exactly."""
     if not is_quantized:
         return x
-    return straight_through(x, quantize_e4m3(x.float(), block).to(torch.bfloat16))
+    return straight_through(x, quantize_e4m3(x.float(), block).to(ACTIVATION))
 
 
 def rms(x, weight, epsilon):
     x = x.float()
-    return (weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon))).to(torch.bfloat16)
+    return (weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon))).to(ACTIVATION)
 
 
 # ---- hyper-connections --------------------------------------------------------------------------
@@ -55,7 +60,7 @@ def weighted_streams(weights, streams):
     out = weights[0].unsqueeze(1) * streams[:, 0].float()
     for m in range(1, streams.shape[1]):
         out = out + weights[m].unsqueeze(1) * streams[:, m].float()
-    return out.to(torch.bfloat16)
+    return out.to(ACTIVATION)
 
 
 def hyper_pre(streams, fn, scale, base, norm_weight, iterations, norm_epsilon, epsilon):
@@ -78,7 +83,7 @@ def hyper_post(x, streams, post, comb):
         y = post[j].unsqueeze(1) * x
         for i in range(m):
             y = y + comb[i, j].unsqueeze(1) * parts[i]
-        out.append(y.to(torch.bfloat16))
+        out.append(y.to(ACTIVATION))
     return torch.stack(out, 1)
 
 
@@ -117,7 +122,7 @@ def rotate(x, cosine, sine):
     pairs = x.float().unflatten(-1, (-1, 2))
     a, b = pairs[..., 0], pairs[..., 1]
     out = torch.stack([a * cosine - b * sine, a * sine + b * cosine], -1)
-    return out.flatten(-2).to(torch.bfloat16)
+    return out.flatten(-2).to(ACTIVATION)
 
 
 def rotate_tail(x, cosine, sine, rotary):
@@ -132,13 +137,15 @@ def quantize_row(x, rotary, is_quantized):
     return torch.cat([plain, x[..., -rotary:]], -1)
 
 
-def project_attention(x, wq_a, q_norm, wq_b, wkv, kv_norm, cosine, sine, heads, epsilon, is_quantized):
+def project_attention(
+    x, wq_a, q_norm, wq_b, wkv, kv_norm, cosine, sine, heads, epsilon, is_quantized
+):
     """x [N, D] to qr [N, Q], q [N, H, h] and kv [N, h], rotated; cosine and sine [N, r / 2]."""
     rotary = 2 * cosine.shape[-1]
     seen = quantized_input(x, is_quantized)
     qr = rms(linear(seen, wq_a), q_norm, epsilon)
     q = linear(quantized_input(qr, is_quantized), wq_b).unflatten(-1, (heads, -1)).float()
-    q = (q * torch.rsqrt(q.square().mean(-1, keepdim=True) + epsilon)).to(torch.bfloat16)
+    q = (q * torch.rsqrt(q.square().mean(-1, keepdim=True) + epsilon)).to(ACTIVATION)
     q = rotate_tail(q, cosine.unsqueeze(1), sine.unsqueeze(1), rotary)
     kv = rms(linear(seen, wkv), kv_norm, epsilon)
     kv = quantize_row(rotate_tail(kv, cosine, sine, rotary), rotary, is_quantized)
@@ -158,9 +165,13 @@ def compress(x, wkv, wgate, ape, norm_weight, cosine, sine, ratio, epsilon):
         width = keys.shape[-1] // 2
         first_keys = torch.zeros_like(keys[:, :1, :, :width])
         first_gates = torch.full_like(first_keys, -torch.inf)
-        keys = torch.cat([torch.cat([first_keys, keys[:, :-1, :, :width]], 1), keys[..., width:]], 2)
-        gates = torch.cat([torch.cat([first_gates, gates[:, :-1, :, :width]], 1), gates[..., width:]], 2)
-    pooled = (torch.softmax(gates, 2) * keys).sum(2).to(torch.bfloat16)
+        keys = torch.cat(
+            [torch.cat([first_keys, keys[:, :-1, :, :width]], 1), keys[..., width:]], 2
+        )
+        gates = torch.cat(
+            [torch.cat([first_gates, gates[:, :-1, :, :width]], 1), gates[..., width:]], 2
+        )
+    pooled = (torch.softmax(gates, 2) * keys).sum(2).to(ACTIVATION)
     pooled = rms(pooled, norm_weight, epsilon)
     at = slice(0, count * ratio, ratio)
     return rotate_tail(pooled, cosine[at], sine[at], 2 * cosine.shape[-1])
@@ -175,8 +186,8 @@ def hadamard(size):
 
 
 def index_rotation(x, matrix, is_quantized):
-    x = (x.float() @ matrix).to(torch.bfloat16)
-    return straight_through(x, quantize_e2m1(x.float()).to(torch.bfloat16)) if is_quantized else x
+    x = (x.float() @ matrix).to(ACTIVATION)
+    return straight_through(x, quantize_e2m1(x.float()).to(ACTIVATION)) if is_quantized else x
 
 
 def attend(q, rows, visible, sink):
@@ -186,7 +197,7 @@ def attend(q, rows, visible, sink):
     scores = scores * width**-0.5
     hidden = scores.masked_fill(~visible.unsqueeze(2), -torch.inf)
     with_sink = torch.cat([hidden, sink.view(1, 1, heads, 1).expand(b, t, heads, 1)], -1)
-    weights = torch.softmax(with_sink, -1)[..., :-1].to(torch.bfloat16)
+    weights = torch.softmax(with_sink, -1)[..., :-1].to(q.dtype)
     out = weights.reshape(b, t * heads, -1) @ rows
     return out.view(b, t, heads, width), scores
 
@@ -196,7 +207,7 @@ def project_output(out, wo_a, wo_b, cosine, sine, groups, is_quantized):
     rotary = 2 * cosine.shape[-1]
     out = rotate_tail(out, cosine.unsqueeze(1), -sine.unsqueeze(1), rotary)
     parts = out.flatten(1).unflatten(1, (groups, -1)).transpose(0, 1)
-    matrix = wo_a.to(torch.bfloat16).unflatten(0, (groups, -1)).transpose(1, 2)
+    matrix = wo_a.to(out.dtype).unflatten(0, (groups, -1)).transpose(1, 2)
     ranks = torch.bmm(parts, matrix).transpose(0, 1).flatten(1)
     return linear(quantized_input(ranks, is_quantized), wo_b)
 
@@ -210,9 +221,9 @@ def route_scores(x, gate):
 
 
 def gated(hidden, weight, limit, is_quantized):
-    """Gate and up side by side [n, 2F] bf16 to the input of w2 [n, F] bf16; weight [n, 1] or None."""
+    """Gate and up side by side [n, 2F] to the input of w2 [n, F], bf16; weight [n, 1] or None."""
     gate, up = hidden.float().chunk(2, -1)
     out = F.silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
     if weight is not None:
         out = out * weight
-    return quantized_input(out.to(torch.bfloat16), is_quantized)
+    return quantized_input(out.to(ACTIVATION), is_quantized)

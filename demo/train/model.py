@@ -1,20 +1,18 @@
-"""The whole network over ragged batches, and its parameters with the formats they are kept in.
+"""The whole network over ragged batches.
 
-Parameters are f32 masters by their names in the checkpoint, except that the routed experts of a
-layer are stacked: `ffn.experts.w13` [E, 2F, D] (gate above up) and `ffn.experts.w2` [E, D, F]. The
-forward pass reads leaves: masters rounded to what the checkpoint can hold.
+The forward pass reads leaves: the masters of parameters.py rounded to what the checkpoint holds.
 """
-import math
 
 import torch
 
 import layers
 from grouped import Combine, Dispatch, GroupedLinear, Plan
 from numerics import quantize_e2m1, quantize_tiles
+from parameters import parameter_kinds
 
 
 class Batch:
-    """Rows of several lengths: ids [N] int64 of all rows; groups (start, rows, length) of equals."""
+    """Rows of several lengths: ids [N] int64 of all; groups (start, rows, length) of equals."""
 
     def __init__(self, groups):
         self.groups, self.ids, self.positions, self.following = [], [], [], []
@@ -30,99 +28,6 @@ class Batch:
         self.following = torch.cat(self.following)
 
 
-def parameter_kinds(config):
-    """name -> (kind, shape); kind is fp8, fp4, bf16 or f32: what the checkpoint holds."""
-    d, m, v = config["hidden_size"], config["hc_mult"], config["vocab_size"]
-    heads, head, rank = config["num_attention_heads"], config["head_dim"], config["q_lora_rank"]
-    groups, low = config["o_groups"], config["o_lora_rank"]
-    experts, f = config["n_routed_experts"], config["moe_intermediate_size"]
-    index_heads, index_dim = config["index_n_heads"], config["index_head_dim"]
-    kinds = {"embed.weight": ("bf16", (v, d)), "head.weight": ("bf16", (v, d)), "norm.weight": ("bf16", (d,))}
-
-    def add_head(prefix):
-        kinds.update({prefix + "hc_head_fn": ("f32", (m, m * d)), prefix + "hc_head_base": ("f32", (m,)),
-                      prefix + "hc_head_scale": ("f32", (1,))})
-
-    def add_compressor(prefix, ratio, width):
-        rows = 2 * width if ratio == 4 else width
-        kinds.update({prefix + "wkv.weight": ("bf16", (rows, d)), prefix + "wgate.weight": ("bf16", (rows, d)),
-                      prefix + "ape": ("f32", (ratio, rows)), prefix + "norm.weight": ("bf16", (width,))})
-
-    def add_block(prefix, ratio, is_hash):
-        for site in ("attn", "ffn"):
-            kinds.update({
-                f"{prefix}{site}_norm.weight": ("bf16", (d,)),
-                f"{prefix}hc_{site}_fn": ("f32", ((2 + m) * m, m * d)),
-                f"{prefix}hc_{site}_base": ("f32", ((2 + m) * m,)),
-                f"{prefix}hc_{site}_scale": ("f32", (3,)),
-            })
-        a = prefix + "attn."
-        kinds.update({
-            a + "attn_sink": ("f32", (heads,)), a + "wq_a.weight": ("fp8", (rank, d)),
-            a + "q_norm.weight": ("bf16", (rank,)), a + "wq_b.weight": ("fp8", (heads * head, rank)),
-            a + "wkv.weight": ("fp8", (head, d)), a + "kv_norm.weight": ("bf16", (head,)),
-            a + "wo_a.weight": ("fp8", (groups * low, heads * head // groups)),
-            a + "wo_b.weight": ("fp8", (d, groups * low)),
-        })
-        if ratio:
-            add_compressor(a + "compressor.", ratio, head)
-        if ratio == 4:
-            kinds[a + "indexer.wq_b.weight"] = ("fp8", (index_heads * index_dim, rank))
-            kinds[a + "indexer.weights_proj.weight"] = ("bf16", (index_heads, d))
-            add_compressor(a + "indexer.compressor.", ratio, index_dim)
-        n = prefix + "ffn."
-        kinds[n + "gate.weight"] = ("bf16", (experts, d))
-        if not is_hash:
-            kinds[n + "gate.bias"] = ("f32", (experts,))
-        kinds[n + "experts.w13"] = ("fp4", (experts, 2 * f, d))
-        kinds[n + "experts.w2"] = ("fp4", (experts, d, f))
-        for part, shape in (("w1", (f, d)), ("w3", (f, d)), ("w2", (d, f))):
-            kinds[f"{n}shared_experts.{part}.weight"] = ("fp8", shape)
-
-    add_head("")
-    for layer in range(config["num_hidden_layers"]):
-        add_block(f"layers.{layer}.", config["compress_ratios"][layer], layer < config["num_hash_layers"])
-    for name in ("e_proj", "h_proj"):
-        kinds[f"mtp.0.{name}.weight"] = ("fp8", (d, d))
-    for name in ("enorm", "hnorm", "norm"):
-        kinds[f"mtp.0.{name}.weight"] = ("bf16", (d,))
-    add_head("mtp.0.")
-    add_block("mtp.0.", 0, False)
-    return kinds
-
-
-def initial_parameters(config, seed):
-    """Random masters: matrices by fan-in, streams apart from each other, near-identity mixing."""
-    generator = torch.Generator().manual_seed(seed)
-    m, out, site = config["hc_mult"], {}, 0
-    for name, (_, shape) in parameter_kinds(config).items():
-        if name.endswith("norm.weight"):
-            value = torch.ones(shape)
-        elif name.endswith(("attn_sink", "gate.bias")):
-            value = torch.zeros(shape)
-        elif name.endswith("_scale"):
-            value = torch.full(shape, 0.1)
-        elif name.endswith("hc_head_base"):
-            value = torch.full(shape, -1.1)
-        elif name.endswith("_base"):
-            value = torch.cat([torch.full((m,), -1.5), torch.zeros(m), (4 * torch.eye(m)).flatten()])
-            value[site % m] = 1.5
-            value[m : 2 * m] = torch.randn(m, generator=generator) * 0.5
-            site += 1
-        elif name.endswith("ape"):
-            value = torch.randn(shape, generator=generator) * 0.1
-        elif name == "embed.weight":
-            value = torch.randn(shape, generator=generator)
-        else:
-            value = torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
-            if name.endswith(("wo_b.weight", "w2", "w2.weight")):
-                value *= 0.5
-            if name.endswith("head.weight"):
-                value *= 0.5
-        out[name] = value
-    return out
-
-
 class Model:
     """Leaves of one set of masters and the forward pass over them."""
 
@@ -133,29 +38,29 @@ class Model:
         self.kinds = parameter_kinds(config)
         self.leaves, self.gradients = {}, {}
         self.is_quantized = True  # activations
-        self.bf16_experts = torch.bfloat16
         self.ropes = {}
         for ratio in (0, 4):
-            angles = torch.arange(config["max_position_embeddings"], dtype=torch.float32).unsqueeze(1)
+            angles = torch.arange(config["max_position_embeddings"], dtype=torch.float32).unsqueeze(
+                1
+            )
             angles = angles * layers.rope_frequencies(config, ratio)
             self.ropes[ratio] = torch.cos(angles), torch.sin(angles)
         self.hadamard = layers.hadamard(config["index_head_dim"])
         self.counts, self.losses, self.routes = {}, [], None
 
-    def load(self, masters, round_experts=quantize_e2m1, is_rounded=True):
-        """Takes masters into the leaves; without is_rounded experts and dense weights stay as they are
-        but for bf16."""
+    def load(self, masters, round_experts=quantize_e2m1):
+        """Takes masters into the leaves, rounded to the formats of the checkpoint."""
         for name, (kind, shape) in self.kinds.items():
             master = masters[name].detach()
             if kind == "fp4":
-                value = (round_experts(master) if is_rounded else master).to(torch.bfloat16)
+                value = round_experts(master).to(layers.ACTIVATION)
                 if name not in self.leaves:
                     self.leaves[name] = value
                     self.gradients[name] = torch.zeros(shape)
                 else:
                     self.leaves[name].copy_(value)
                 continue
-            if kind == "fp8" and is_rounded:
+            if kind == "fp8":
                 value = quantize_tiles(master)
             else:
                 value = master if kind == "f32" else master.to(torch.bfloat16).float()
@@ -183,38 +88,59 @@ class Model:
     def forward(self, batch, with_mtp=False):
         """Final streams [N, M, D], and those of the MTP block for rows t (next token known)."""
         self.counts, self.losses, self.routes = {}, [], {}
-        streams = torch.nn.functional.embedding(batch.ids, self.leaves["embed.weight"]).to(torch.bfloat16)
+        streams = torch.nn.functional.embedding(batch.ids, self.leaves["embed.weight"]).to(
+            layers.ACTIVATION
+        )
         streams = streams.unsqueeze(1).expand(-1, self.config["hc_mult"], -1).contiguous()
         for layer in range(self.config["num_hidden_layers"]):
-            streams = self._block(streams, batch, f"layers.{layer}.", self.config["compress_ratios"][layer], layer)
+            streams = self._block(
+                streams, batch, f"layers.{layer}.", self.config["compress_ratios"][layer], layer
+            )
         return streams, self._mtp(streams, batch) if with_mtp else None
 
     def logits(self, streams, prefix=""):
-        """f32 [N, vocab] of streams [N, M, D], with the main head or, prefix "mtp.0.", the block's."""
+        """f32 [N, vocab] of streams [N, M, D]; prefix "mtp.0." for the MTP block's own head."""
         return self.head_input(streams, prefix).float() @ self.leaves["head.weight"].t()
 
     def head_input(self, streams, prefix=""):
         w, c = self.leaves, self.config
-        return self.pieces.hyper_head(streams, w[prefix + "hc_head_fn"], w[prefix + "hc_head_scale"],
-                                      w[prefix + "hc_head_base"], w[prefix + "norm.weight"],
-                                      c["rms_norm_eps"], c["hc_eps"])
+        return self.pieces.hyper_head(
+            streams,
+            w[prefix + "hc_head_fn"],
+            w[prefix + "hc_head_scale"],
+            w[prefix + "hc_head_base"],
+            w[prefix + "norm.weight"],
+            c["rms_norm_eps"],
+            c["hc_eps"],
+        )
 
     def _mtp(self, streams, batch):
         w, eps = self.leaves, self.config["rms_norm_eps"]
-        e = torch.nn.functional.embedding(batch.following, w["embed.weight"]).to(torch.bfloat16)
+        e = torch.nn.functional.embedding(batch.following, w["embed.weight"]).to(layers.ACTIVATION)
         e = self.pieces.rms(e, w["mtp.0.enorm.weight"], eps)
         s = self.pieces.rms(streams, w["mtp.0.hnorm.weight"], eps)
-        e = layers.linear(self.pieces.quantized_input(e, self.is_quantized), w["mtp.0.e_proj.weight"])
-        s = layers.linear(self.pieces.quantized_input(s, self.is_quantized), w["mtp.0.h_proj.weight"])
+        e = layers.linear(
+            self.pieces.quantized_input(e, self.is_quantized), w["mtp.0.e_proj.weight"]
+        )
+        s = layers.linear(
+            self.pieces.quantized_input(s, self.is_quantized), w["mtp.0.h_proj.weight"]
+        )
         return self._block(e.unsqueeze(1) + s, batch, "mtp.0.", 0, self.config["num_hidden_layers"])
 
     def _block(self, streams, batch, prefix, ratio, layer):
         c, w, pieces = self.config, self.leaves, self.pieces
 
         def enter(streams, site):
-            return pieces.hyper_pre(streams, w[f"{prefix}hc_{site}_fn"], w[f"{prefix}hc_{site}_scale"],
-                                    w[f"{prefix}hc_{site}_base"], w[f"{prefix}{site}_norm.weight"],
-                                    c["hc_sinkhorn_iters"], c["rms_norm_eps"], c["hc_eps"])
+            return pieces.hyper_pre(
+                streams,
+                w[f"{prefix}hc_{site}_fn"],
+                w[f"{prefix}hc_{site}_scale"],
+                w[f"{prefix}hc_{site}_base"],
+                w[f"{prefix}{site}_norm.weight"],
+                c["hc_sinkhorn_iters"],
+                c["rms_norm_eps"],
+                c["hc_eps"],
+            )
 
         x, post, comb = enter(streams, "attn")
         x = self._attention(x, batch, prefix + "attn.", ratio)
@@ -229,8 +155,18 @@ class Model:
         cosines, sines = self.ropes[4 if ratio else 0]
         cosine, sine = cosines[batch.positions], sines[batch.positions]
         qr, q, kv = pieces.project_attention(
-            x, w[a + "wq_a.weight"], w[a + "q_norm.weight"], w[a + "wq_b.weight"], w[a + "wkv.weight"],
-            w[a + "kv_norm.weight"], cosine, sine, c["num_attention_heads"], eps, self.is_quantized)
+            x,
+            w[a + "wq_a.weight"],
+            w[a + "q_norm.weight"],
+            w[a + "wq_b.weight"],
+            w[a + "wkv.weight"],
+            w[a + "kv_norm.weight"],
+            cosine,
+            sine,
+            c["num_attention_heads"],
+            eps,
+            self.is_quantized,
+        )
         out = []
         for start, rows, length in batch.groups:
             part = slice(start, start + rows * length)
@@ -239,8 +175,15 @@ class Model:
                 return tensor[part].unflatten(0, (rows, length))
 
             out.append(self._attend(view(x), view(qr), view(q), view(kv), a, ratio).flatten(0, 1))
-        return pieces.project_output(torch.cat(out), w[a + "wo_a.weight"], w[a + "wo_b.weight"], cosine, sine,
-                                     c["o_groups"], self.is_quantized)
+        return pieces.project_output(
+            torch.cat(out),
+            w[a + "wo_a.weight"],
+            w[a + "wo_b.weight"],
+            cosine,
+            sine,
+            c["o_groups"],
+            self.is_quantized,
+        )
 
     def _attend(self, x, qr, q, kv, a, ratio):
         """One group of rows of equal length."""
@@ -255,8 +198,17 @@ class Model:
         rotary = c["qk_rope_head_dim"]
 
         def compressed(prefix, x):
-            return layers.compress(x, w[prefix + "wkv.weight"], w[prefix + "wgate.weight"], w[prefix + "ape"],
-                                   w[prefix + "norm.weight"], cosines, sines, ratio, c["rms_norm_eps"])
+            return layers.compress(
+                x,
+                w[prefix + "wkv.weight"],
+                w[prefix + "wgate.weight"],
+                w[prefix + "ape"],
+                w[prefix + "norm.weight"],
+                cosines,
+                sines,
+                ratio,
+                c["rms_norm_eps"],
+            )
 
         rows = layers.quantize_row(compressed(a + "compressor.", x), rotary, self.is_quantized)
         complete = (torch.arange(count) < ((at + 1) // ratio).unsqueeze(1)).unsqueeze(0)
@@ -269,7 +221,9 @@ class Model:
             chosen.scatter_(2, scores.topk(c["index_topk"], -1).indices, True)
             chosen = chosen & complete
         visible = torch.cat([visible.expand(chosen.shape[0], -1, -1), chosen], -1)
-        out, attention = self.pieces.attend(q, torch.cat([kv, rows], 1), visible, w[a + "attn_sink"])
+        out, attention = self.pieces.attend(
+            q, torch.cat([kv, rows], 1), visible, w[a + "attn_sink"]
+        )
         if scores is not None and torch.is_grad_enabled():
             self.losses.append(index_loss(scores, attention[..., length:], complete))
         return out
@@ -282,10 +236,14 @@ class Model:
         length = x.shape[1]
         q = layers.linear(layers.quantized_input(qr, self.is_quantized), w[prefix + "wq_b.weight"])
         q = q.unflatten(-1, (heads, size))
-        q = layers.rotate_tail(q, cosines[:length].unsqueeze(1), sines[:length].unsqueeze(1), rotary)
+        q = layers.rotate_tail(
+            q, cosines[:length].unsqueeze(1), sines[:length].unsqueeze(1), rotary
+        )
         q = layers.index_rotation(q, self.hadamard, self.is_quantized)
         k = layers.index_rotation(keys, self.hadamard, self.is_quantized)
-        weight = layers.linear(x, w[prefix + "weights_proj.weight"]).float() * (size**-0.5 * heads**-0.5)
+        weight = layers.linear(x, w[prefix + "weights_proj.weight"]).float() * (
+            size**-0.5 * heads**-0.5
+        )
         dots = torch.relu(torch.einsum("bthd,bsd->bths", q.float(), k.float()))
         return (dots * weight.unsqueeze(-1)).sum(2)
 
@@ -306,14 +264,18 @@ class Model:
         seen = pieces.quantized_input(x, self.is_quantized)
         rows = Dispatch.apply(seen, plan)
         sorted_weight = Dispatch.apply(weight.reshape(-1, 1), Rows(plan))
-        hidden = GroupedLinear.apply(rows, w[n + "experts.w13"], self.gradients.get(n + "experts.w13"), plan)
+        hidden = GroupedLinear.apply(
+            rows, w[n + "experts.w13"], self.gradients.get(n + "experts.w13"), plan
+        )
         hidden = pieces.gated(hidden, sorted_weight, c["swiglu_limit"], self.is_quantized)
-        routed = GroupedLinear.apply(hidden, w[n + "experts.w2"], self.gradients.get(n + "experts.w2"), plan)
+        routed = GroupedLinear.apply(
+            hidden, w[n + "experts.w2"], self.gradients.get(n + "experts.w2"), plan
+        )
         s = n + "shared_experts."
         both = torch.cat([w[s + "w1.weight"], w[s + "w3.weight"]])
         shared = pieces.gated(layers.linear(seen, both), None, c["swiglu_limit"], self.is_quantized)
         shared = layers.linear(shared, w[s + "w2.weight"])
-        return (Combine.apply(routed, plan) + shared.float()).to(torch.bfloat16)
+        return (Combine.apply(routed, plan) + shared.float()).to(layers.ACTIVATION)
 
 
 class Rows:

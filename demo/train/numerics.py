@@ -3,6 +3,7 @@
 All functions return values of the input's shape that are exactly representable in the format named;
 the scale of a block is the power of two the runtime's kernels would choose (kernels/lowp.h).
 """
+
 import torch
 
 E4M3_MAX = 448.0
@@ -37,7 +38,7 @@ def round_e2m1(x):
 
 
 def _blocks(x, block):
-    """x [..., n] as [..., n / block, block], or with a partial last block as one block if n < block."""
+    """x [..., n] as [..., n / block, block]; one smaller block if n < block."""
     width = x.shape[-1]
     if width < block:
         return x.unsqueeze(-2)
@@ -54,7 +55,7 @@ def quantize_e4m3(x, block):
 
 
 def quantize_e2m1(x, block=32):
-    """f32 values through e2m1 with one scale per `block` columns: indexer rows and expert weights."""
+    """f32 through e2m1 with one scale per `block` columns: indexer rows and expert weights."""
     parts = _blocks(x, block)
     largest = parts.abs().amax(-1, keepdim=True).clamp(min=FP4_FLOOR)
     scale = power_of_two_above(largest * torch.tensor(1 / E2M1_MAX, dtype=torch.float32))
@@ -62,7 +63,7 @@ def quantize_e2m1(x, block=32):
 
 
 def tile_scales(weight, tile=128):
-    """The scale of each 128x128 tile of weight [rows, columns] f32: [ceil rows/128, ceil columns/128]."""
+    """The scales of 128x128 tiles of a matrix: f32 [ceil rows / 128, ceil columns / 128]."""
     rows, columns = weight.shape
     down, across = -(-rows // tile), -(-columns // tile)
     padded = torch.zeros(down * tile, across * tile)

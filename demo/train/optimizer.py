@@ -3,6 +3,7 @@
 Muon: momentum, made nearly orthogonal by five Newton-Schulz steps (Jordan 2024), scaled to the size
 of an Adam update (Liu et al. 2025).
 """
+
 import torch
 
 MOMENTUM = 0.95
@@ -13,7 +14,7 @@ ADAM_EPSILON = 1e-8
 
 
 def orthogonalize(x):
-    """x [count, rows, columns]: each matrix with its singular values brought near 1; bf16 inside."""
+    """x [count, rows, columns]: each with its singular values brought near 1; bf16 inside."""
     is_tall = x.shape[1] > x.shape[2]
     y = x.to(torch.bfloat16)
     y = y.transpose(1, 2).contiguous() if is_tall else y
@@ -26,13 +27,15 @@ def orthogonalize(x):
 
 
 class Optimizer:
-    """Updates masters in place. shape_of says how Muon sees a master: [count, rows, columns] or None."""
+    """Updates masters in place. shape_of: how Muon sees one, (count, rows, columns), or None."""
 
     def __init__(self, masters, shape_of):
         self.masters, self.steps = masters, 0
         self.muon = {name: shape for name in masters if (shape := shape_of(name))}
         self.first = {name: torch.zeros_like(m) for name, m in masters.items()}
-        self.second = {name: torch.zeros_like(m) for name, m in masters.items() if name not in self.muon}
+        self.second = {
+            name: torch.zeros_like(m) for name, m in masters.items() if name not in self.muon
+        }
 
     def step(self, gradients, muon_rate, adam_rate, scale):
         """gradients: name -> f32, each multiplied by `scale` (clipping)."""
@@ -40,15 +43,32 @@ class Optimizer:
         adam = [name for name in gradients if name not in self.muon]
         counts = [torch.tensor(float(self.steps)) for _ in adam]
         torch._foreach_mul_([gradients[n] for n in adam], scale)
-        torch._fused_adam_([self.masters[n] for n in adam], [gradients[n] for n in adam],
-                           [self.first[n] for n in adam], [self.second[n] for n in adam], [], counts,
-                           lr=adam_rate, beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1], weight_decay=0.0,
-                           eps=ADAM_EPSILON, amsgrad=False, maximize=False)
+        torch._fused_adam_(
+            [self.masters[n] for n in adam],
+            [gradients[n] for n in adam],
+            [self.first[n] for n in adam],
+            [self.second[n] for n in adam],
+            [],
+            counts,
+            lr=adam_rate,
+            beta1=ADAM_BETAS[0],
+            beta2=ADAM_BETAS[1],
+            weight_decay=0.0,
+            eps=ADAM_EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
         for name, shape in self.muon.items():
             if name not in gradients:
                 continue
-            momentum = self.first[name].mul_(MOMENTUM).add_(gradients[name], alpha=(1 - MOMENTUM) * float(scale))
-            look = torch.add(momentum * MOMENTUM, gradients[name], alpha=(1 - MOMENTUM) * float(scale))
+            momentum = (
+                self.first[name]
+                .mul_(MOMENTUM)
+                .add_(gradients[name], alpha=(1 - MOMENTUM) * float(scale))
+            )
+            look = torch.add(
+                momentum * MOMENTUM, gradients[name], alpha=(1 - MOMENTUM) * float(scale)
+            )
             update = orthogonalize(look.view(shape)).reshape(momentum.shape).float()
             self.masters[name].add_(update, alpha=-muon_rate * 0.2 * max(shape[1:]) ** 0.5)
 

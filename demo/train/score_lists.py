@@ -1,4 +1,5 @@
 """Writes the lists that demo/score.py asks for, from the words that train.py drew."""
+
 import argparse
 import json
 import os
@@ -6,7 +7,7 @@ import random
 
 from corpus import TOOLS, Corpus, answer, article
 
-TRAINED, REQUESTS = 500, 100
+TRAINED, REQUESTS, CONVERSATIONS = 500, 100, 64
 
 
 def question(word, kind):
@@ -15,8 +16,14 @@ def question(word, kind):
 
 def word_line(entry):
     word, kind, definition, example = entry
-    return {"word": word, "class": kind, "definition": definition, "example": example,
-            "question": question(word, kind), "answer": answer(entry)}
+    return {
+        "word": word,
+        "class": kind,
+        "definition": definition,
+        "example": example,
+        "question": question(word, kind),
+        "answer": answer(entry),
+    }
 
 
 def main():
@@ -31,10 +38,25 @@ def main():
     corpus, requests = Corpus(words["known"], words["others"], 501), []
     for i in range(REQUESTS):
         name, arguments, ask, result, say = corpus.sum() if i % 2 else corpus.look_up()
-        requests.append({"question": ask, "tool": name, "arguments": arguments, "result": result,
-                         "answer": say, "think": i % 4 >= 2, "tools": TOOLS})
-    lists = {"trained": [word_line(e) for e in trained], "unseen": [word_line(e) for e in words["unseen"]],
-             "tools": requests}
+        requests.append(
+            {
+                "question": ask,
+                "tool": name,
+                "arguments": arguments,
+                "result": result,
+                "answer": say,
+                "think": i % 4 >= 2,
+                "tools": TOOLS,
+            }
+        )
+    lists = {
+        "trained": [word_line(e) for e in trained],
+        "unseen": [word_line(e) for e in words["unseen"]],
+        "tools": requests,
+    }
+    corpus = Corpus(words["known"], words["others"], 502)
+    lists["heldout"] = [corpus.words(1 + i % 4, i % 3 == 0) for i in range(CONVERSATIONS - 4)]
+    lists["heldout"] += [corpus.tools(2, i % 2 == 1) for i in range(4)]
     os.makedirs(options.output, exist_ok=True)
     for name, lines in lists.items():
         with open(os.path.join(options.output, name + ".jsonl"), "w", encoding="utf-8") as file:

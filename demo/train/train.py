@@ -5,6 +5,7 @@ optimizer state every few minutes, from which a later call goes on. The rate fal
 trained so far against --minutes, so a run ends when it should on any machine; with --steps it falls
 with the steps instead and a seed gives the same model again.
 """
+
 import argparse
 import json
 import math
@@ -22,27 +23,46 @@ import wordnet
 from chat import SPECIAL
 from config import CONFIG
 from corpus import Corpus, answer
-from model import Batch, Model, initial_parameters
+from model import Batch, Model
 from numerics import quantize_e2m1
 from optimizer import Optimizer
+from parameters import initial_parameters
 
-OTHERS = 6000        # headwords it must say it does not know; the unseen ones of the score are apart
+OTHERS = 3900  # headwords it must say it does not know; the unseen ones of the score are apart
 UNSEEN = 100
+FIRST_STAGE = 0.19  # of the time, for the first half of the words alone
+TOOLS_SHARE = 0.8  # of the steps with a conversation with tools
 CLIP = 1.0
 MTP_WEIGHT = 0.3
 INDEX_WEIGHT = 0.1
-PIECES_COMPILED = ("rms", "hyper_pre", "hyper_post", "hyper_head", "quantized_input", "project_attention",
-                   "attend", "project_output", "route_scores", "gated")
+PIECES_COMPILED = (
+    "rms",
+    "hyper_pre",
+    "hyper_post",
+    "hyper_head",
+    "quantized_input",
+    "project_attention",
+    "attend",
+    "project_output",
+    "route_scores",
+    "gated",
+)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dictionary", required=True, help="wn.dict.dz of Debian's dict-wn, or its text")
+    parser.add_argument(
+        "--dictionary", required=True, help="wn.dict.dz of Debian's dict-wn, or its text"
+    )
     parser.add_argument("--state", required=True, help="folder for everything that training keeps")
-    parser.add_argument("--words", type=int, default=2000, help="headwords to learn")
-    parser.add_argument("--minutes", type=float, default=75, help="time to train, all calls together")
+    parser.add_argument("--words", type=int, default=4000, help="headwords to learn")
+    parser.add_argument(
+        "--minutes", type=float, default=75, help="time to train, all calls together"
+    )
     parser.add_argument("--steps", type=int, help="steps to train, instead of a time")
-    parser.add_argument("--stop-after", type=float, default=1e9, help="minutes after which this call stops")
+    parser.add_argument(
+        "--stop-after", type=float, default=1e9, help="minutes after which this call stops"
+    )
     parser.add_argument("--tokens", type=int, default=2048, help="tokens of a step")
     parser.add_argument("--muon-rate", type=float, default=0.01)
     parser.add_argument("--adam-rate", type=float, default=0.003)
@@ -57,10 +77,12 @@ def arguments():
 
 
 def split_words(ranked, count, seed):
-    """(known, others, unseen): unseen are drawn from the words just behind the known ones."""
-    known, rest = ranked[:count], ranked[count : count + OTHERS]
-    picked = set(random.Random(seed).sample(range(min(len(rest), 2000)), UNSEEN))
-    return known, [e for i, e in enumerate(rest) if i not in picked], [rest[i] for i in sorted(picked)]
+    """(known, others, unseen): unseen are drawn from among the rarer half of the known ones."""
+    half = count // 2
+    picked = {half + i for i in random.Random(seed).sample(range(count - half), UNSEEN)}
+    known = [e for i, e in enumerate(ranked[: count + UNSEEN]) if i not in picked]
+    others = ranked[count + UNSEEN : count + UNSEEN + OTHERS]
+    return known, others, [ranked[i] for i in sorted(picked)]
 
 
 def prepare(options):
@@ -68,22 +90,26 @@ def prepare(options):
     words_path = os.path.join(options.state, "words.json")
     tokenizer_path = os.path.join(options.state, "tokenizer.json")
     if not os.path.exists(words_path):
-        known, others, unseen = split_words(wordnet.ranked_words(options.dictionary), options.words, options.seed)
+        known, others, unseen = split_words(
+            wordnet.ranked_words(options.dictionary), options.words, options.seed
+        )
         with open(words_path, "w") as file:
             json.dump({"known": known, "others": others, "unseen": unseen}, file, indent=0)
     with open(words_path) as file:
         words = {key: [tuple(e) for e in value] for key, value in json.load(file).items()}
     if not os.path.exists(tokenizer_path):
-        texts = [(answer(e), 2) for e in words["known"]] + [(" " + e[0], 8) for e in words["known"]]
-        texts += [(" " + e[0], 1) for e in words["others"]]
-        corpus = Corpus(words["known"], words["others"], options.seed)
+        half = len(words["known"]) // 2
+        common, rare = words["known"][:half], words["known"][half:] + words["others"]
+        texts = [(answer(e), 2) for e in common] + [(" " + e[0], 8) for e in common]
+        texts += [(" " + e[0], 1) for e in rare]
+        corpus = Corpus(common, rare, options.seed)
         texts += [("".join(text for text, _ in corpus.tools(2, i % 2 == 1)), 1) for i in range(200)]
         bpe.train(texts, CONFIG["vocab_size"]).save(tokenizer_path)
     return words, bpe.load(tokenizer_path, CONFIG["vocab_size"])
 
 
 def hash_tables(tokenizer, corpus, seed):
-    """Experts of every token id in the hash layers, so that each expert gets equally many tokens."""
+    """Experts of each token id in the hash layers; every expert gets equally many tokens."""
     counts = torch.zeros(CONFIG["vocab_size"])
     for i in range(3000):
         for text, _ in corpus.words(1, i % 2 == 0):
@@ -117,7 +143,7 @@ class Row:
 def draw(corpus, tokenizer, tokens):
     """The rows of one step: some with tools, some of many turns, most of one."""
     rng, rows, used = corpus.rng, [], 0
-    if rng.random() < 0.5:
+    if rng.random() < TOOLS_SHARE:
         rows.append(Row(tokenizer, corpus.tools(rng.choice((1, 2, 3)), rng.random() < 0.5)))
     for _ in range(2):
         rows.append(Row(tokenizer, corpus.words(rng.choice((3, 4, 5, 6)), rng.random() < 0.4)))
@@ -129,7 +155,7 @@ def draw(corpus, tokenizer, tokens):
 
 
 def pack(rows, pad):
-    """Rows sorted into groups of similar length: Batch, places, targets, and those two rows further."""
+    """Rows in groups of similar length: Batch, places, targets, and the same two tokens on."""
     rows = sorted(rows, key=lambda row: len(row.ids))
     groups, current = [], []
     for row in rows:
@@ -181,7 +207,7 @@ def muon_shape(config, kinds):
 
 
 def losses(model, batch, places, targets, far_places, far_targets):
-    """Cross entropy of the next token, of the one after it by the MTP block, and the indexer's loss."""
+    """Cross entropy of the next token and, by the MTP block, the one after; the indexer's."""
     streams, further = model.forward(batch, with_mtp=True)
     head = model.leaves["head.weight"].to(torch.bfloat16)
 
@@ -198,16 +224,22 @@ class Trainer:
     def __init__(self, options):
         self.options = options
         self.words, self.tokenizer = prepare(options)
-        corpus = Corpus(self.words["known"], self.words["others"], options.seed)
-        self.tables = hash_tables(self.tokenizer, corpus, options.seed)
-        self.corpus = Corpus(self.words["known"], self.words["others"], options.seed)
+        self.first = self.words["known"][: len(self.words["known"]) // 2]
+        self.path = os.path.join(options.state, "state.pt")
+        if os.path.exists(self.path):
+            self.tables = torch.load(self.path, weights_only=True)["tables"]
+        else:
+            corpus = Corpus(self.first, self.words["others"], options.seed)
+            self.tables = hash_tables(self.tokenizer, corpus, options.seed)
+        self.corpus = Corpus(self.first, self.words["others"], options.seed)
         self.masters = initial_parameters(CONFIG, options.seed)
         self.model = Model(CONFIG, self.tables, layers if options.no_compile else Compiled())
         shape_of = muon_shape(CONFIG, self.model.kinds)
-        self.optimizer = Optimizer(self.masters, (lambda name: None) if options.no_muon else shape_of)
+        self.optimizer = Optimizer(
+            self.masters, (lambda name: None) if options.no_muon else shape_of
+        )
         self.round = quantize_e2m1 if options.no_compile else torch.compile(quantize_e2m1)
         self.step, self.seconds, self.skipped = 0, 0.0, 0
-        self.path = os.path.join(options.state, "state.pt")
         if os.path.exists(self.path):
             self.restore()
 
@@ -225,6 +257,7 @@ class Trainer:
 
     def train_step(self):
         model = self.model
+        self.corpus.known = self.first if self.progress() < FIRST_STAGE else self.words["known"]
         model.load(self.masters, self.round)
         model.zero_gradients()
         rows = draw(self.corpus, self.tokenizer, self.options.tokens)
@@ -236,12 +269,21 @@ class Trainer:
         if torch.isfinite(norm):
             rate = self.rate()
             scale = torch.clamp(CLIP / (norm + 1e-6), max=1.0)
-            self.optimizer.step(gradients, self.options.muon_rate * rate, self.options.adam_rate * rate, scale)
+            self.optimizer.step(
+                gradients, self.options.muon_rate * rate, self.options.adam_rate * rate, scale
+            )
             self.balance(0.003 * max(rate, 0.1))
         else:
             self.skipped += 1
         self.step += 1
-        return main.item(), mtp.item(), index.item(), norm.item(), batch.ids.numel(), where[0].numel()
+        return (
+            main.item(),
+            mtp.item(),
+            index.item(),
+            norm.item(),
+            batch.ids.numel(),
+            where[0].numel(),
+        )
 
     def balance(self, rate):
         """Moves each expert's bias against its load of this step."""
@@ -253,8 +295,13 @@ class Trainer:
 
     def save(self):
         state = {
-            "masters": self.masters, "optimizer": self.optimizer.state(), "step": self.step, "seconds": self.seconds,
-            "skipped": self.skipped, "tables": self.tables, "corpus": pickle.dumps((self.corpus.rng.getstate(), self.corpus.deck)),
+            "masters": self.masters,
+            "optimizer": self.optimizer.state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "tables": self.tables,
+            "corpus": pickle.dumps((self.corpus.rng.getstate(), self.corpus.deck)),
         }
         torch.save(state, self.path + ".new")
         os.replace(self.path + ".new", self.path)
@@ -281,9 +328,13 @@ class Trainer:
             if self.step % 10 == 0:
                 main, mtp, index, norm = (sums / 10).tolist()
                 loads = [c.max() / c.float().mean() for n, c in self.model.counts.items()]
-                print(f"step {self.step} {self.seconds / 60:.1f} min loss {main:.4f} mtp {mtp:.4f} index {index:.3f} "
-                      f"norm {norm:.2f} rate {self.rate():.3f} tokens {tokens} answers {loss_tokens} "
-                      f"peak load {max(loads):.1f} skipped {self.skipped} last {now - last:.2f} s", flush=True)
+                print(
+                    f"step {self.step} {self.seconds / 60:.1f} min loss {main:.4f} "
+                    f"mtp {mtp:.4f} index {index:.3f} "
+                    f"norm {norm:.2f} rate {self.rate():.3f} tokens {tokens} answers {loss_tokens} "
+                    f"peak load {max(loads):.1f} skipped {self.skipped} last {now - last:.2f} s",
+                    flush=True,
+                )
                 sums.zero_()
             last = now
             if now - saved > 60 * self.options.save_minutes:

@@ -1,9 +1,10 @@
 """Headwords and their first sense, from the text of Debian's dict-wn (WordNet 3.0).
 
-An entry is a headword at the left margin, then senses: `n 1: definition; "example" [syn: {a}, {b}]`,
-the class given once for the senses that follow it. Only plain ASCII is taken, because a model of
+An entry is a headword at the left margin, then senses: `n 1: definition; "example" [syn: {a}]`, the
+class given once for the senses that follow it. Only plain ASCII is taken, because a model of
 this size has no room for more.
 """
+
 import gzip
 import re
 from collections import Counter
@@ -11,16 +12,22 @@ from collections import Counter
 CLASSES = {"n": "noun", "v": "verb", "adj": "adjective", "adv": "adverb"}
 SENSE = re.compile(r"^(?:(n|v|adj|adv) )?(\d+|): ")
 WORD = re.compile(r"^[a-z]{3,12}$")
-DEFINITION_MAX = 90   # characters
+DEFINITION_MAX = 90  # characters
 EXAMPLE_MAX = 40
 SENSES_MIN = 2
 # Words of grammar, whose dictionary senses are not what anybody asks for.
-GRAMMAR = set("""and any are been being but can could does for from had has have her here his how into its
-may might more most not off one only other our over she should some such than that the their them then there
-these they this those too under was way were what when where which who will with without would you your""".split())
+GRAMMAR = set(
+    """and any are been being but can could does for from had has have her here his how into its
+may might more most not off one only other our over she should some such than that the their
+them then there these they this those too under was way were what when where which who will
+with without would you your""".split()
+)
 # Entries with such words are left out: a model that is shown to everybody need not know them.
-UNWANTED = re.compile(r"\b(sex|vulgar|obscen|offensive|disparag|slang|slur|genital|pregnan|prostitut|intercourse|"
-                      r"copulat|penis|breast|rape|nazi|ethnic|negro|terroris|suicid|kill|murder|drug)", re.I)
+UNWANTED = re.compile(
+    r"\b(sex|vulgar|obscen|offensive|disparag|slang|slur|genital|pregnan|prostitut|intercourse|"
+    r"copulat|penis|breast|rape|nazi|ethnic|negro|terroris|suicid|kill|murder|drug)",
+    re.I,
+)
 # The class that is meant where it is not the one with the most senses.
 CLASS_WANTED = {"sluice": "n"}
 
@@ -77,7 +84,7 @@ def _clean(text):
 
 
 def choose(word, senses):
-    """The class with the most senses, its first sense cleaned: (class, definition, example) or None.
+    """The class with the most senses and its first sense: (class, definition, example) or None.
 
     An example that shows another word of the same meaning is left out.
     """
@@ -97,8 +104,8 @@ def choose(word, senses):
 def ranked_words(path):
     """All usable headwords, the common ones first: [(word, class, definition, example), ...].
 
-    Commonness is how often the word stands in the dictionary's own definitions and examples; ties by
-    the alphabet. Words of CLASS_WANTED come first.
+    Commonness is how often the word stands in the dictionary's own definitions and examples; ties
+    by the alphabet. Words of CLASS_WANTED come first.
     """
     entries, uses = [], Counter()
     for word, senses in read_entries(path):
