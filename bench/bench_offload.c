@@ -179,6 +179,9 @@ int bench_hosts(const struct bench_options *options)
                             result.bound);
                 strncat(name, "-hits", sizeof name - strlen(name) - 1);
                 print_value(options, "hosts", name, "hits", simulate_hit_rate(&result), 0);
+                strncat(name, "-by-layer", sizeof name - strlen(name) - 1);
+                print_value(options, "hosts", name, "tokens/s", result.tokens_per_second,
+                            result.bound_by_layer);
             }
     return 0;
 }

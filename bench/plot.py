@@ -65,9 +65,9 @@ def hosts_table(lines):
             for way, _ in WAYS:
                 case = f"{preset}-{ram}GiB{way}"
                 line = lines["hosts", case]
-                hits = value(lines, "hosts", case + "-hits")
+                layer = lines["hosts", case + "-hits-by-layer"]["ratio"]
                 cells.append(f"{line['value']:.0f} of {line['ceiling']:.0f} ({line['ratio']:.2f}; "
-                             f"hits {hits:.3f})")
+                             f"{layer:.2f})")
             print(f"| {preset}, {ram} GiB | " + " | ".join(cells) + " |")
 
 

@@ -14,6 +14,10 @@
 #include "kernels/base.h"
 #include "kernels/expert_layout.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Largest values any op must handle; model_config refuses a checkpoint beyond them. */
 #define OPS_STREAMS_MAX           8    /* M */
 #define OPS_HEAD_DIM_MAX          1024 /* dh, di */
@@ -133,7 +137,8 @@ struct kv_compress_args {
     float *state;             /* [state_capacity, 2, c * width]: keys and gates of a token */
     uint8_t *rows;            /* [rows_max, row bytes]; row i at i */
     struct row_format format; /* plain + rotary == width */
-    int32_t tokens, position; /* of the first token */
+    const int32_t *positions; /* [tokens], consecutive */
+    int32_t tokens;
     int32_t ratio, width, rows_max;
     int32_t state_capacity; /* >= c * ratio */
     float epsilon;
@@ -314,7 +319,9 @@ struct ops {
 #undef X
 };
 
-#define X(op) void cpu_##op(struct stream *stream, const struct op##_args *args);
+#define X(op)                                                                                      \
+    void cpu_##op(struct stream *stream, const struct op##_args *args);                            \
+    void cuda_##op(struct stream *stream, const struct op##_args *args);
 SL_OPS(X)
 #undef X
 
@@ -324,4 +331,7 @@ int32_t cpu_stream_pinned(const struct stream *stream);
 /* The CPU twins: plain C, the oracle of every faster version. Never NULL. */
 const struct ops *ops_cpu(void);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

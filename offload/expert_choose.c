@@ -24,14 +24,28 @@ static enum sl_status init_rates(struct expert_store *store, struct sl_error *er
     return rates_init(&store->rates, &profile, error);
 }
 
-/* A profile that cannot be used costs a warm start and nothing else. */
+/* A profile that cannot be used costs a warm start and nothing else. It may be a file of another
+ * kind, named by mistake: whoever saves asks expert_store_is_warm first. */
 static void load_profile(struct expert_store *store)
 {
     struct sl_error error;
     if (!store->options.profile_path) return;
-    if (heat_load(&store->heat, store->options.profile_path, store->options.fingerprint, &error) !=
-        SL_OK)
-        store_notice(store, "starting without the profile of earlier runs: %s", error.message);
+    store->warm = heat_load(&store->heat, store->options.profile_path, store->options.fingerprint,
+                            &error) == SL_OK;
+    if (!store->warm)
+        store_notice(store,
+                     "starting without the profile of earlier runs, which is left as it is: %s",
+                     error.message);
+}
+
+static void pin_layers(struct expert_store *store)
+{
+    for (int32_t layer = 0; layer < store->options.source->layers; layer++) {
+        if (!store->options.pinned_layers || !store->options.pinned_layers[layer]) continue;
+        residency_pin_layer(&store->host.residency, layer, true);
+        if (store->options.device) residency_pin_layer(&store->device.residency, layer, true);
+    }
+    store->options.pinned_layers = NULL; /* the caller's, gone after the creation */
 }
 
 enum sl_status choose_init(struct expert_store *store, struct sl_error *error)
@@ -52,6 +66,7 @@ enum sl_status choose_init(struct expert_store *store, struct sl_error *error)
     if (store->options.device)
         SL_TRY(
             residency_init(&store->device.residency, &store->heat, store->options.policy, error));
+    pin_layers(store);
     SL_TRY(prefetch_init(&store->prefetch, &prefetch, error));
     SL_TRY(init_rates(store, error));
     store->plan_max = min_i32(store->expert_count, DISPATCH_EXPERTS_MAX);

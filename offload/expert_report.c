@@ -36,6 +36,11 @@ struct heat *expert_store_heat(struct expert_store *store)
     return &store->heat;
 }
 
+bool expert_store_is_warm(const struct expert_store *store)
+{
+    return store->warm;
+}
+
 struct rates *expert_store_rates(struct expert_store *store)
 {
     return &store->rates;

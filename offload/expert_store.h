@@ -86,6 +86,7 @@ struct expert_store_options {
     uint64_t device_bytes;            /* hard bound on device slots */
     enum expert_sharing sharing;
     enum residency_policy policy;
+    const bool *pinned_layers; /* [layers]: whose experts give way last; NULL: none. Not kept */
     int32_t prefetch_max; /* guesses under way at once on a link; 0: depth, below 0: none */
     enum dispatch_rule rule;
     const struct rates_profile *rates; /* measured; NULL: defaults, corrected in service */
@@ -214,6 +215,8 @@ void expert_store_guess_stats_get(const struct expert_store *store, int32_t laye
 
 /* The store's own, for those who load, save, observe or explain; valid as long as the store. */
 struct heat *expert_store_heat(struct expert_store *store);
+/* Whether the options' profile was there and could be used. */
+bool expert_store_is_warm(const struct expert_store *store);
 struct rates *expert_store_rates(struct expert_store *store);
 
 /* Asserts every invariant: no slot with two owners, states and pins consistent, lists whole, reads

@@ -109,6 +109,7 @@ struct expert_store {
     char notices[EXPERT_NOTICES_MAX][STORE_NOTICE_BYTES_MAX];
     const char
         *notice_formats[EXPERT_NOTICES_MAX]; /* each kind of notice is kept once, its latest */
+    bool warm;                               /* the profile of earlier runs was loaded */
     int32_t notice_count;
     char memory_text[STORE_NOTICE_BYTES_MAX];
 };

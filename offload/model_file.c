@@ -1,7 +1,5 @@
-/* The packed experts file: its head, and opening it for the expert store. The format is described
- * in the header. */
+/* Opening packed experts files and joining them; see the header. */
 #include "offload/model_file.h"
-#include "kernels/expert_layout.h"
 #include "offload/file_range.h"
 
 #include <assert.h>
@@ -12,186 +10,25 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
-
-#define MAGIC_BYTES 8
-static const char magic_finished[MAGIC_BYTES] = "SLEXPERT";
-static const char magic_unfinished[MAGIC_BYTES] = "SLUNFNSH";
-
-/* Places in the head. */
-enum {
-    AT_VERSION = 8,
-    AT_LAYOUT = 12,
-    AT_LAYERS = 16,
-    AT_EXPERTS = 20,
-    AT_SLOT_BYTES = 24,
-    AT_INDEX_START = 32,
-    AT_DATA_START = 40,
-    AT_FILE_BYTES = 48,
-    AT_FINGERPRINT = 56,
-    AT_INDEX_CHECKSUM = 64,
-    AT_END = 72,
-    AT_HEAD_CHECKSUM = 4088,
-};
-static_assert(AT_HEAD_CHECKSUM + 8 == MODEL_FILE_HEAD_BYTES, "the checksum ends the head");
-static_assert(MODEL_FILE_HEAD_BYTES % SL_PAGE_BYTES == 0, "what follows the head is aligned");
-
-uint64_t model_file_checksum(const void *data, size_t bytes)
-{
-    return XXH3_64bits(data, bytes);
-}
-
-/* ---- head --------------------------------------------------------------------------------- */
-
-static void put_u32(uint8_t *out, uint32_t value)
-{
-    value = htole32(value);
-    memcpy(out, &value, sizeof value);
-}
-
-static void put_u64(uint8_t *out, uint64_t value)
-{
-    value = htole64(value);
-    memcpy(out, &value, sizeof value);
-}
-
-static uint32_t get_u32(const uint8_t *data)
-{
-    uint32_t value;
-    memcpy(&value, data, sizeof value);
-    return le32toh(value);
-}
-
-static uint64_t get_u64(const uint8_t *data)
-{
-    uint64_t value;
-    memcpy(&value, data, sizeof value);
-    return le64toh(value);
-}
-
-/* The bounds leave no room for overflow: 2^22 slots of 2^29 bytes. */
-static_assert(MODEL_FILE_LAYERS_MAX <= 1 << 10 && MODEL_FILE_EXPERTS_MAX <= 1 << 12,
-              "file sizes stay far below 2^63");
-
-bool model_file_head_make(const struct model_file_spec *spec, struct model_file_head *out)
-{
-    if (spec->layers < 1 || spec->layers > MODEL_FILE_LAYERS_MAX) return false;
-    if (spec->experts < 1 || spec->experts > MODEL_FILE_EXPERTS_MAX) return false;
-    if (spec->slot_bytes < SL_PAGE_BYTES || spec->slot_bytes > MODEL_FILE_SLOT_BYTES_MAX ||
-        spec->slot_bytes % SL_PAGE_BYTES)
-        return false;
-    uint64_t count = (uint64_t)spec->layers * (uint64_t)spec->experts;
-    *out = (struct model_file_head){.spec = *spec, .index_start_bytes = MODEL_FILE_HEAD_BYTES};
-    out->data_start_bytes =
-        align_up(out->index_start_bytes + count * sizeof(uint64_t), SL_PAGE_BYTES);
-    out->file_bytes = out->data_start_bytes + count * spec->slot_bytes;
-    return true;
-}
-
-void model_file_head_encode(const struct model_file_head *head, uint8_t *out)
-{
-    SL_ASSERT(head->index_start_bytes == MODEL_FILE_HEAD_BYTES);
-    SL_ASSERT(head->finished || head->index_checksum == 0);
-    memset(out, 0, MODEL_FILE_HEAD_BYTES);
-    memcpy(out, head->finished ? magic_finished : magic_unfinished, MAGIC_BYTES);
-    put_u32(out + AT_VERSION, MODEL_FILE_VERSION);
-    put_u32(out + AT_LAYOUT, EXPERT_LAYOUT_ID);
-    put_u32(out + AT_LAYERS, (uint32_t)head->spec.layers);
-    put_u32(out + AT_EXPERTS, (uint32_t)head->spec.experts);
-    put_u64(out + AT_SLOT_BYTES, head->spec.slot_bytes);
-    put_u64(out + AT_INDEX_START, head->index_start_bytes);
-    put_u64(out + AT_DATA_START, head->data_start_bytes);
-    put_u64(out + AT_FILE_BYTES, head->file_bytes);
-    put_u64(out + AT_FINGERPRINT, head->spec.fingerprint);
-    put_u64(out + AT_INDEX_CHECKSUM, head->index_checksum);
-    put_u64(out + AT_HEAD_CHECKSUM, model_file_checksum(out, AT_HEAD_CHECKSUM));
-}
-
-uint64_t model_file_slot_start(const struct model_file_head *head, int32_t layer, int32_t expert)
-{
-    SL_ASSERT(layer >= 0 && layer < head->spec.layers);
-    SL_ASSERT(expert >= 0 && expert < head->spec.experts);
-    uint64_t idx = (uint64_t)layer * (uint64_t)head->spec.experts + (uint64_t)expert;
-    return head->data_start_bytes + idx * head->spec.slot_bytes;
-}
-
-/* True and the head's fields, where they agree with each other. */
-static bool decode_fields(const uint8_t *data, struct model_file_head *out)
-{
-    uint32_t layers = get_u32(data + AT_LAYERS);
-    uint32_t experts = get_u32(data + AT_EXPERTS);
-    if (layers > INT32_MAX || experts > INT32_MAX) return false;
-    struct model_file_spec spec = {.layers = (int32_t)layers,
-                                   .experts = (int32_t)experts,
-                                   .slot_bytes = get_u64(data + AT_SLOT_BYTES),
-                                   .fingerprint = get_u64(data + AT_FINGERPRINT)};
-    if (!model_file_head_make(&spec, out)) return false;
-    out->finished = memcmp(data, magic_finished, MAGIC_BYTES) == 0;
-    out->index_checksum = get_u64(data + AT_INDEX_CHECKSUM);
-    for (size_t i = AT_END; i < AT_HEAD_CHECKSUM; i++)
-        if (data[i] != 0) return false;
-    return get_u64(data + AT_INDEX_START) == out->index_start_bytes &&
-           get_u64(data + AT_DATA_START) == out->data_start_bytes &&
-           get_u64(data + AT_FILE_BYTES) == out->file_bytes &&
-           (out->finished || out->index_checksum == 0);
-}
-
-bool model_file_has_magic(const void *data, size_t bytes)
-{
-    return bytes >= MAGIC_BYTES && (memcmp(data, magic_finished, MAGIC_BYTES) == 0 ||
-                                    memcmp(data, magic_unfinished, MAGIC_BYTES) == 0);
-}
-
-enum sl_status model_file_parse_head(const void *data, size_t bytes, uint64_t file_bytes,
-                                     const char *path, struct model_file_head *out,
-                                     struct sl_error *error)
-{
-    const uint8_t *head = data;
-    if (!model_file_has_magic(head, bytes))
-        return sl_error_set(error, SL_ERR_FORMAT, 0, "%s is not a packed experts file", path);
-    if (bytes < MODEL_FILE_HEAD_BYTES)
-        return sl_error_set(error, SL_ERR_FORMAT, 0,
-                            "%s is cut short: %zu bytes, less than its head of %u; pack again",
-                            path, bytes, MODEL_FILE_HEAD_BYTES);
-    uint64_t expected = get_u64(head + AT_HEAD_CHECKSUM);
-    uint64_t found = model_file_checksum(head, AT_HEAD_CHECKSUM);
-    if (found != expected)
-        return sl_error_set(error, SL_ERR_CHECKSUM, 0,
-                            "the head of %s is damaged: checksum %016" PRIx64
-                            " expected, %016" PRIx64 " found; pack again",
-                            path, expected, found);
-    uint32_t version = get_u32(head + AT_VERSION);
-    uint32_t layout = get_u32(head + AT_LAYOUT);
-    if (version != MODEL_FILE_VERSION || layout != EXPERT_LAYOUT_ID)
-        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
-                            "%s has format %" PRIu32 " with slot layout %" PRIu32
-                            ", this version reads format %u with layout %u; pack again",
-                            path, version, layout, MODEL_FILE_VERSION, EXPERT_LAYOUT_ID);
-    if (!decode_fields(head, out))
-        return sl_error_set(error, SL_ERR_FORMAT, 0,
-                            "the head of %s makes no sense (%" PRIu32 " layers of %" PRIu32
-                            " experts of %" PRIu64 " bytes); pack again",
-                            path, get_u32(head + AT_LAYERS), get_u32(head + AT_EXPERTS),
-                            get_u64(head + AT_SLOT_BYTES));
-    if (file_bytes != out->file_bytes)
-        return sl_error_set(error, SL_ERR_FORMAT, 0,
-                            "%s is %" PRIu64 " bytes long, its head says %" PRIu64
-                            ": copied in part? Copy it or pack again",
-                            path, file_bytes, out->file_bytes);
-    return SL_OK;
-}
-
-/* ---- opening ------------------------------------------------------------------------------ */
 
 struct model_file {
-    struct model_file_head head;
+    struct model_file_head head; /* of the first file */
     struct expert_source source;
-    struct io_file files[MODEL_FILE_COPIES_MAX]; /* [source.file_count], the same bytes in each */
-    struct expert_segment *segments;             /* [layers, experts] */
-    uint64_t *checksums;                         /* [layers, experts] */
+    struct io_file files[MODEL_FILE_FILES_MAX]; /* [source.file_count] copies, or parts */
+    uint32_t parts_held;                        /* bit p: part p is among the files */
+    struct expert_segment *segments;            /* [layers, experts]; file -1: in no file yet */
+    uint64_t *checksums;                        /* [layers, experts] */
 };
+static_assert(MODEL_FILE_PARTS_MAX <= 32, "parts_held has a bit for each");
 
-/* Reads head and index through `fd`; fills head and checksums. */
+static size_t expert_count(const struct model_file_spec *spec)
+{
+    return (size_t)spec->layers * (size_t)spec->experts;
+}
+
+/* ---- one file ----------------------------------------------------------------------------- */
+
+/* Reads head and index through `fd`; fills head, and the checksums of what the file holds. */
 static enum sl_status read_index(int fd, const char *path, struct model_file *file,
                                  struct sl_error *error)
 {
@@ -214,10 +51,11 @@ static enum sl_status read_index(int fd, const char *path, struct model_file *fi
                             "%s is unfinished: pack again, it goes on where it stopped", path);
 
     size_t index_bytes = (size_t)(file->head.data_start_bytes - file->head.index_start_bytes);
-    size_t count = (size_t)file->head.spec.layers * (size_t)file->head.spec.experts;
-    SL_ASSERT(index_bytes >= count * sizeof(uint64_t) && file->head.data_start_bytes < file_bytes);
+    const struct model_file_spec *spec = &file->head.spec;
+    SL_ASSERT(index_bytes >= file->head.slot_count * sizeof(uint64_t));
+    SL_ASSERT(file->head.data_start_bytes < file_bytes);
     index = malloc(index_bytes);
-    file->checksums = malloc(count * sizeof *file->checksums);
+    file->checksums = calloc(expert_count(spec), sizeof *file->checksums);
     if (!index || !file->checksums) {
         status = sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for the index of %s", path);
         goto fail;
@@ -229,8 +67,12 @@ static enum sl_status read_index(int fd, const char *path, struct model_file *fi
                               "the index of %s is damaged; copy it or pack again", path);
         goto fail;
     }
-    for (size_t i = 0; i < count; i++)
-        file->checksums[i] = get_u64(index + i * sizeof(uint64_t));
+    for (size_t i = 0; i < expert_count(spec); i++) {
+        uint64_t checksum;
+        if (!model_file_holds(spec, i)) continue;
+        memcpy(&checksum, index + model_file_slot_idx(spec, i) * sizeof checksum, sizeof checksum);
+        file->checksums[i] = le64toh(checksum);
+    }
     free(index);
     return SL_OK;
 unreadable:
@@ -244,16 +86,19 @@ fail:
 static enum sl_status make_source(struct model_file *file, struct sl_error *error)
 {
     const struct model_file_spec *spec = &file->head.spec;
-    size_t count = (size_t)spec->layers * (size_t)spec->experts;
+    size_t count = expert_count(spec);
     file->segments = malloc(count * sizeof *file->segments);
     if (!file->segments)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for the places of %zu experts",
                             count);
-    for (size_t i = 0; i < count; i++)
-        file->segments[i] = (struct expert_segment){
-            .offset_bytes = file->head.data_start_bytes + i * spec->slot_bytes,
-            .bytes = spec->slot_bytes,
-        };
+    for (size_t i = 0; i < count; i++) {
+        file->segments[i] = (struct expert_segment){.bytes = spec->slot_bytes, .file = -1};
+        if (!model_file_holds(spec, i)) continue;
+        file->segments[i].file = 0;
+        file->segments[i].offset_bytes =
+            model_file_slot_start(&file->head, model_file_slot_idx(spec, i));
+    }
+    if (spec->parts) file->parts_held = 1u << spec->part;
     file->source = (struct expert_source){.layers = spec->layers,
                                           .experts = spec->experts,
                                           .slot_bytes = (size_t)spec->slot_bytes,
@@ -314,33 +159,128 @@ void model_file_close(struct model_file *file)
     free(file);
 }
 
-enum sl_status model_file_add_copy(struct model_file *file, struct model_file *copy,
-                                   struct sl_error *error)
+/* ---- several files ------------------------------------------------------------------------ */
+
+#define KIND_CHARS 48
+
+/* "whole" or "part 1 of 2", as users count. */
+static const char *kind_of(const struct model_file_spec *spec, char text[KIND_CHARS])
+{
+    if (spec->parts == 0)
+        snprintf(text, KIND_CHARS, "whole");
+    else
+        snprintf(text, KIND_CHARS, "part %" PRId32 " of %" PRId32, spec->part + 1, spec->parts);
+    return text;
+}
+
+static enum sl_status check_copy(const struct model_file *file, const struct model_file *copy,
+                                 struct sl_error *error)
 {
     const struct model_file_head *have = &file->head, *other = &copy->head;
-    int32_t at = file->source.file_count;
-    size_t count = (size_t)have->spec.layers * (size_t)have->spec.experts;
-    enum sl_status status = SL_OK;
-    SL_ASSERT(at >= 1 && copy->source.file_count == 1);
-    if (at == MODEL_FILE_COPIES_MAX)
-        status = sl_error_set(error, SL_ERR_LIMIT, 0, "more than %d copies of the packed experts",
-                              MODEL_FILE_COPIES_MAX);
     /* The index holds every slot's checksum. */
-    else if (have->file_bytes != other->file_bytes ||
-             have->spec.fingerprint != other->spec.fingerprint ||
-             have->index_checksum != other->index_checksum)
-        status = sl_error_set(error, SL_ERR_FORMAT, 0,
-                              "%s is no copy of %s: pack one and copy it to the other disk",
-                              copy->files[0].path, file->files[0].path);
+    if (have->file_bytes == other->file_bytes &&
+        have->spec.fingerprint == other->spec.fingerprint &&
+        have->index_checksum == other->index_checksum)
+        return SL_OK;
+    return sl_error_set(error, SL_ERR_FORMAT, 0,
+                        "%s is no copy of %s: pack one and copy it to the other disk",
+                        copy->files[0].path, file->files[0].path);
+}
+
+/* The file that holds part `part`. */
+static const char *path_of_part(const struct model_file *file, int32_t part)
+{
+    SL_ASSERT(file->parts_held & 1u << part);
+    return file->files[file->segments[part].file].path; /* expert i < parts is in part i */
+}
+
+static enum sl_status check_part(const struct model_file *file, const struct model_file *other,
+                                 struct sl_error *error)
+{
+    const struct model_file_spec *have = &file->head.spec, *spec = &other->head.spec;
+    if (have->fingerprint != spec->fingerprint)
+        return sl_error_set(error, SL_ERR_FORMAT, 0,
+                            "%s and %s were packed from different checkpoints (fingerprints "
+                            "%016" PRIx64 " and %016" PRIx64 "); pack all parts again",
+                            file->files[0].path, other->files[0].path, have->fingerprint,
+                            spec->fingerprint);
+    if (have->layers != spec->layers || have->experts != spec->experts ||
+        have->slot_bytes != spec->slot_bytes)
+        return sl_error_set(error, SL_ERR_FORMAT, 0,
+                            "%s belongs to %" PRId32 " layers of %" PRId32 " experts of %" PRIu64
+                            " bytes, %s to %" PRId32 " of %" PRId32 " of %" PRIu64
+                            "; pack all parts again",
+                            file->files[0].path, have->layers, have->experts, have->slot_bytes,
+                            other->files[0].path, spec->layers, spec->experts, spec->slot_bytes);
+    if (file->parts_held & 1u << spec->part)
+        return sl_error_set(
+            error, SL_ERR_FORMAT, 0,
+            "%s and %s both are part %" PRId32 " of %" PRId32 ": name every part once",
+            path_of_part(file, spec->part), other->files[0].path, spec->part + 1, spec->parts);
+    return SL_OK;
+}
+
+static enum sl_status check_joins(const struct model_file *file, const struct model_file *other,
+                                  struct sl_error *error)
+{
+    const struct model_file_spec *have = &file->head.spec, *spec = &other->head.spec;
+    char kinds[2][KIND_CHARS];
+    if (have->parts != spec->parts)
+        return sl_error_set(error, SL_ERR_FORMAT, 0,
+                            "%s is %s, %s is %s: name copies of one whole file, or all parts of "
+                            "one set",
+                            file->files[0].path, kind_of(have, kinds[0]), other->files[0].path,
+                            kind_of(spec, kinds[1]));
+    if (file->source.file_count == MODEL_FILE_FILES_MAX)
+        return sl_error_set(error, SL_ERR_LIMIT, 0,
+                            "%s is one too many: at most %d files of packed experts",
+                            other->files[0].path, MODEL_FILE_FILES_MAX);
+    return have->parts ? check_part(file, other, error) : check_copy(file, other, error);
+}
+
+enum sl_status model_file_join(struct model_file *file, struct model_file *other,
+                               struct sl_error *error)
+{
+    int32_t at = file->source.file_count;
+    SL_ASSERT(at >= 1 && other->source.file_count == 1);
+    enum sl_status status = check_joins(file, other, error);
     if (status == SL_OK) {
-        file->files[at] = copy->files[0];
-        copy->files[0].fd = -1; /* given away */
+        file->files[at] = other->files[0];
+        other->files[0].fd = -1; /* given away */
         file->source.file_count = at + 1;
-        for (size_t i = 0; i < count; i++)
-            file->segments[i].file = (int32_t)(i % (size_t)(at + 1));
+        file->parts_held |= other->parts_held;
+        for (size_t i = 0; i < expert_count(&file->head.spec); i++) {
+            if (file->head.spec.parts == 0) {
+                file->segments[i].file = (int32_t)(i % (size_t)(at + 1));
+            } else if (other->segments[i].file == 0) {
+                SL_ASSERT(file->segments[i].file < 0);
+                file->segments[i] = other->segments[i];
+                file->segments[i].file = at;
+                file->checksums[i] = other->checksums[i];
+            }
+        }
     }
-    model_file_close(copy);
+    model_file_close(other);
     return status;
+}
+
+enum sl_status model_file_check_complete(const struct model_file *file, struct sl_error *error)
+{
+    const struct model_file_spec *spec = &file->head.spec;
+    char kind[KIND_CHARS];
+    SL_ASSERT(file->source.file_count <= spec->parts || spec->parts == 0);
+    for (int32_t part = 0; part < spec->parts; part++)
+        if (!(file->parts_held & 1u << part))
+            return sl_error_set(error, SL_ERR_FORMAT, 0,
+                                "%s is %s and part %" PRId32
+                                " is missing: name the files of all parts, with commas between",
+                                file->files[0].path, kind_of(spec, kind), part + 1);
+    return SL_OK;
+}
+
+bool model_file_is_part(const struct model_file *file)
+{
+    return file->head.spec.parts > 0;
 }
 
 const struct expert_source *model_file_source(const struct model_file *file)

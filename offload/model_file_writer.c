@@ -29,16 +29,19 @@ struct model_file_writer {
     struct model_file_head head;
     uint64_t *index; /* as in the file, padding included: index_bytes */
     size_t index_bytes;
-    uint8_t *states; /* enum slot_state [layers, experts] */
+    uint8_t *states; /* enum slot_state [count] */
     size_t count, done_count, claimed_count;
     bool dirty; /* index or slots changed since the last flush */
 };
 
+/* The slot of an expert that this file is to hold. */
 static size_t slot_idx(const struct model_file_writer *writer, struct expert_ref ref)
 {
-    SL_ASSERT(ref.layer >= 0 && ref.layer < writer->head.spec.layers);
-    SL_ASSERT(ref.expert >= 0 && ref.expert < writer->head.spec.experts);
-    return (size_t)ref.layer * (size_t)writer->head.spec.experts + (size_t)ref.expert;
+    const struct model_file_spec *spec = &writer->head.spec;
+    SL_ASSERT(ref.layer >= 0 && ref.layer < spec->layers);
+    SL_ASSERT(ref.expert >= 0 && ref.expert < spec->experts);
+    uint64_t expert_idx = (uint64_t)ref.layer * (uint64_t)spec->experts + (uint64_t)ref.expert;
+    return (size_t)model_file_slot_idx(spec, expert_idx);
 }
 
 const char *model_file_writer_partial(const struct model_file_writer *writer)
@@ -144,7 +147,8 @@ static void claim_earlier(struct model_file_writer *writer, uint64_t file_bytes)
         model_file_parse_head(data, sizeof data, file_bytes, writer->partial, &head, NULL) !=
             SL_OK ||
         head.spec.fingerprint != spec->fingerprint || head.spec.layers != spec->layers ||
-        head.spec.experts != spec->experts || head.spec.slot_bytes != spec->slot_bytes)
+        head.spec.experts != spec->experts || head.spec.slot_bytes != spec->slot_bytes ||
+        head.spec.part != spec->part || head.spec.parts != spec->parts)
         return;
     if (file_range_read(writer->fd, writer->index, writer->index_bytes, head.index_start_bytes) !=
         0) {
@@ -205,13 +209,13 @@ enum sl_status model_file_writer_open(const char *path, const struct model_file_
     if (!model_file_head_make(spec, &head))
         return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
                             "%" PRId32 " layers of %" PRId32 " experts of %" PRIu64
-                            " bytes do not fit the format of packed files",
-                            spec->layers, spec->experts, spec->slot_bytes);
+                            " bytes in %" PRId32 " files do not fit the format of packed files",
+                            spec->layers, spec->experts, spec->slot_bytes, max_i32(spec->parts, 1));
     struct model_file_writer *writer = calloc(1, sizeof *writer);
     if (!writer) goto no_memory;
     writer->fd = -1;
     writer->head = head;
-    writer->count = (size_t)spec->layers * (size_t)spec->experts;
+    writer->count = (size_t)head.slot_count;
     writer->index_bytes = (size_t)(head.data_start_bytes - head.index_start_bytes);
     SL_ASSERT(writer->index_bytes >= writer->count * sizeof *writer->index);
     writer->path = strdup(path);
@@ -227,7 +231,7 @@ enum sl_status model_file_writer_open(const char *path, const struct model_file_
     status = start_partial(writer, error);
     if (status != SL_OK) {
         /* What holds no expert is worth nothing to a later run. */
-        if (writer->claimed_count == 0) unlink(writer->partial);
+        if (model_file_writer_is_empty(writer)) unlink(writer->partial);
         goto fail;
     }
     *out = writer;
@@ -237,6 +241,11 @@ no_memory:
 fail:
     model_file_writer_close(writer);
     return status;
+}
+
+bool model_file_writer_is_empty(const struct model_file_writer *writer)
+{
+    return writer->done_count + writer->claimed_count == 0;
 }
 
 /* ---- slots -------------------------------------------------------------------------------- */
@@ -249,8 +258,8 @@ enum sl_status model_file_writer_recall(struct model_file_writer *writer, struct
     SL_ASSERT(writer->states[idx] == SLOT_ABSENT || writer->states[idx] == SLOT_CLAIMED);
     *present = false;
     if (writer->states[idx] == SLOT_ABSENT) return SL_OK;
-    int failure = file_range_read(writer->fd, slot, bytes,
-                                  model_file_slot_start(&writer->head, ref.layer, ref.expert));
+    int failure =
+        file_range_read(writer->fd, slot, bytes, model_file_slot_start(&writer->head, idx));
     if (failure && failure != -ENODATA && failure != -EIO)
         return sl_error_set(error, SL_ERR_IO, -failure, "cannot read %s: %s", writer->partial,
                             strerror(-failure));
@@ -273,8 +282,8 @@ enum sl_status model_file_writer_put(struct model_file_writer *writer, struct ex
     size_t idx = slot_idx(writer, ref);
     size_t bytes = (size_t)writer->head.spec.slot_bytes;
     SL_ASSERT(writer->states[idx] == SLOT_ABSENT);
-    int failure = file_range_write(writer->fd, slot, bytes,
-                                   model_file_slot_start(&writer->head, ref.layer, ref.expert));
+    int failure =
+        file_range_write(writer->fd, slot, bytes, model_file_slot_start(&writer->head, idx));
     if (failure) return write_error(writer, -failure, error);
     writer->index[idx] = htole64(model_file_checksum(slot, bytes));
     writer->states[idx] = SLOT_PUT;

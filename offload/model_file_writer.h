@@ -1,5 +1,6 @@
-/* Writes a packed experts file (model_file.h) beside its final name, so that no half file ever
- * stands under that name and a pack that was killed goes on where it stopped.
+/* Writes a packed experts file (model_file_head.h), whole or one part of a set, beside its final
+ * name, so that no half file ever stands under that name and a pack that was killed goes on where
+ * it stopped.
  *
  * The file grows as NAME.partial, under a magic that no reader accepts. A slot's checksum enters
  * the index there only after the slot has reached the disk; a later run trusts none of it, but
@@ -11,19 +12,22 @@
 #ifndef SLUICE_OFFLOAD_MODEL_FILE_WRITER_H
 #define SLUICE_OFFLOAD_MODEL_FILE_WRITER_H
 
-#include "offload/model_file.h"
+#include "offload/model_file_head.h"
 
 struct model_file_writer;
 
-/* Starts or resumes the file `path` for such experts, taking the disk space it needs. What an
- * earlier run left for other experts is dropped; a file of either name that is no packed file is
- * left alone and refused. SL_ERR_ARGUMENT: such a foreign file, or no such directory; SL_ERR_BUSY:
- * another writer; SL_ERR_UNSUPPORTED: a spec out of bounds; SL_ERR_IO with ENOSPC: says how many
- * bytes are needed and free. */
+/* Starts or resumes the file `path` for such experts, all or those of spec's part, taking the disk
+ * space it needs. What an earlier run left for other experts is dropped; a file of either name that
+ * is no packed file is left alone and refused. SL_ERR_ARGUMENT: such a foreign file, or no such
+ * directory; SL_ERR_BUSY: another writer; SL_ERR_UNSUPPORTED: a spec out of bounds; SL_ERR_IO with
+ * ENOSPC: says how many bytes are needed and free. */
 SL_MUST_USE enum sl_status model_file_writer_open(const char *path,
                                                   const struct model_file_spec *spec,
                                                   struct model_file_writer **out,
                                                   struct sl_error *error);
+
+/* Whether no expert is recorded, neither by this run nor by an earlier one. */
+bool model_file_writer_is_empty(const struct model_file_writer *writer);
 
 /* Reads back what an earlier run recorded of this expert into `slot` [slot_bytes]; `*present` is
  * true when it is there and whole, and then nothing needs to be put. Before any put of it. */
@@ -31,7 +35,7 @@ SL_MUST_USE enum sl_status model_file_writer_recall(struct model_file_writer *wr
                                                     struct expert_ref ref, void *slot,
                                                     bool *present, struct sl_error *error);
 
-/* Writes the slot of one expert, once; any order. */
+/* Writes the slot of one expert that the file is to hold, once; any order. */
 SL_MUST_USE enum sl_status model_file_writer_put(struct model_file_writer *writer,
                                                  struct expert_ref ref, const void *slot,
                                                  struct sl_error *error);
@@ -40,8 +44,8 @@ SL_MUST_USE enum sl_status model_file_writer_put(struct model_file_writer *write
 SL_MUST_USE enum sl_status model_file_writer_flush(struct model_file_writer *writer,
                                                    struct sl_error *error);
 
-/* After every expert was put or recalled: completes the file and gives it its name, replacing a
- * packed file that stood there. */
+/* After every expert of the file was put or recalled: completes the file and gives it its name,
+ * replacing a packed file that stood there. */
 SL_MUST_USE enum sl_status model_file_writer_finish(struct model_file_writer *writer,
                                                     struct sl_error *error);
 

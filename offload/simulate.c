@@ -43,6 +43,7 @@ struct sim {
     int64_t *next_use;  /* [layers * experts] */
     int64_t trace_tokens;
     struct simulate_result result;
+    double least_ns;       /* sum of simulate_layer_least_ns, and the dense part */
     uint32_t *token_times; /* [tokens], units of 1/16 us */
 };
 
@@ -531,6 +532,19 @@ static void bring_at_once(struct sim *sim, const int32_t *ids, int32_t count)
         if (!(sim->state[ids[i]] & AT_DEVICE)) admit_to_device(sim, ids[i]);
 }
 
+/* Before anything of the layer moves. */
+static void count_least(struct sim *sim, const int32_t *ids)
+{
+    int32_t hits = 0, host = 0, top = sim->options.top;
+    for (int32_t i = 0; i < top; i++) {
+        uint8_t state = sim->state[ids[i]];
+        hits += (state & (AT_DEVICE | GOING_UP)) != 0;
+        host += !(state & (AT_DEVICE | GOING_UP)) && (state & AT_HOST);
+    }
+    sim->least_ns += sim->options.dense_ns / sim->options.layers +
+                     simulate_layer_least_ns(&sim->options, hits, host, top - hits - host);
+}
+
 static void run_layer(struct sim *sim, int32_t layer)
 {
     const struct simulate_options *options = &sim->options;
@@ -556,6 +570,7 @@ static void run_layer(struct sim *sim, int32_t layer)
         if (held[i]) residency_hold(&sim->device, ids[i]);
     }
     if (options->timed) {
+        count_least(sim, ids);
         guess_ahead(sim, layer);
         compute_layer(sim, ids);
     } else if (!options->in_turn) {
@@ -626,6 +641,7 @@ static void summarise(struct sim *sim, double began_ns)
     double disk = (double)result->from_disk;
     result->bound = simulate_bound(&sim->options, (double)result->device_hits / tokens,
                                    (misses - disk) / tokens, disk / tokens);
+    result->bound_by_layer = tokens / sim->least_ns * 1e9;
 }
 
 static void run_tokens(struct sim *sim, simulate_source_fn source, void *context)
@@ -640,6 +656,7 @@ static void run_tokens(struct sim *sim, simulate_source_fn source, void *context
         sim->has_next = next_token(sim, source, context, sim->token + 1, sim->tokens[1]);
         if (sim->token == options->warm_tokens) {
             sim->result = (struct simulate_result){0};
+            sim->least_ns = 0;
             memset(sim->prefetch.counts, 0, (size_t)options->layers * sizeof *sim->prefetch.counts);
             began = sim->now_ns;
         }
@@ -690,29 +707,4 @@ enum sl_status simulate_run(const struct simulate_options *options, simulate_sou
     }
     sim_deinit(sim);
     return status;
-}
-
-/* ---- figures ---- */
-
-double simulate_hit_rate(const struct simulate_result *result)
-{
-    return result->accesses ? (double)result->device_hits / (double)result->accesses : 0;
-}
-
-double simulate_bound(const struct simulate_options *options, double hits, double host_misses,
-                      double disk_misses)
-{
-    const struct rate *lanes = options->profile.lanes;
-    double bytes = (double)options->profile.expert_bytes;
-    bool up = lanes[RATES_UP].bytes_per_second > 0 && options->device_slots > 0;
-    bool cpu = lanes[RATES_CPU].bytes_per_second > 0;
-    double lane = up && cpu ? lanes[RATES_UP].shared_bytes_per_second +
-                                  lanes[RATES_CPU].shared_bytes_per_second
-                  : up ? lanes[RATES_UP].bytes_per_second
-                       : lanes[RATES_CPU].bytes_per_second;
-    double longest = host_misses > 0 ? host_misses * bytes / lane : 0;
-    if (hits > 0) longest = fmax(longest, hits * bytes / lanes[RATES_DEVICE].bytes_per_second);
-    if (disk_misses > 0)
-        longest = fmax(longest, disk_misses * bytes / lanes[RATES_DISK].bytes_per_second);
-    return 1 / (options->dense_ns * 1e-9 + longest);
 }

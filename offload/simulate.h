@@ -56,7 +56,9 @@ struct simulate_result {
     double total_ns;
     double tokens_per_second;
     double token_p50_ns, token_p99_ns;
-    double bound;                   /* tokens/s of offload facts 4.1 at the achieved hit rate */
+    double bound;          /* tokens/s of offload facts 4.1 at the achieved hit rate */
+    double bound_by_layer; /* the same where each layer waits for its own experts, which are not
+                              divided between lanes; see simulate_layer_least_ns */
     struct prefetch_counts guesses; /* all layers */
 };
 
@@ -75,5 +77,12 @@ double simulate_hit_rate(const struct simulate_result *result);
  * misses / disk). Offload facts, section 4.1. */
 double simulate_bound(const struct simulate_options *options, double hits, double host_misses,
                       double disk_misses);
+
+/* The least time of one layer's experts by the same rates, when lanes take whole experts and
+ * nothing was brought ahead: link and CPU share the host's misses in the best of all ways, at their
+ * shared rates where both have some; reads of the disk come one after the other. No launch,
+ * hand-over or latency. */
+double simulate_layer_least_ns(const struct simulate_options *options, int32_t hits,
+                               int32_t host_misses, int32_t disk_misses);
 
 #endif

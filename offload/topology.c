@@ -1,7 +1,10 @@
 /* Physical cores and NUMA nodes, by hwloc; see the header. */
 #include "offload/topology.h"
 
+#include "offload/cgroup.h"
+
 #include <hwloc.h>
+#include <math.h>
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,6 +18,7 @@ static void describe(struct topology *topology)
 {
     int32_t cores = topology->core_count, nodes = topology->node_count;
     SL_ASSERT(cores >= 1 && nodes >= 1 && nodes <= cores);
+    topology->threads = cores;
     if (topology->known)
         snprintf(topology->text, sizeof topology->text, "%d core%s on %d node%s", cores,
                  plural(cores), nodes, plural(nodes));
@@ -122,9 +126,23 @@ static bool machine_is_described(void)
     return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || getenv("HWLOC_SYNTHETIC");
 }
 
+/* More threads than the quota lets run at once would be stopped in turn, and wait for each other.
+ */
+static void apply_quota(struct topology *topology)
+{
+    struct cgroup_limits limits;
+    cgroup_limits_read(CGROUP_MOUNT, CGROUP_SELF, &limits);
+    if (limits.processors == 0 || limits.processors >= topology->core_count) return;
+    topology->threads = max_i32(1, (int32_t)ceil(limits.processors));
+    size_t length = strlen(topology->text);
+    snprintf(topology->text + length, sizeof topology->text - length, ", with time for %d by quota",
+             topology->threads);
+}
+
 void topology_detect(struct topology *out)
 {
     if (!machine_is_described() || !look(NULL, NULL, out)) topology_from_affinity(out);
+    apply_quota(out);
 }
 
 bool topology_from_synthetic(const char *description, const char *allowed, struct topology *out)

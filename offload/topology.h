@@ -19,8 +19,9 @@ struct topology {
     struct topology_core cores[TOPOLOGY_CORES_MAX]; /* [core_count], those of a node together */
     int32_t core_count;                             /* at least 1 */
     int32_t node_count;                             /* nodes that have one of these cores */
-    bool known;    /* false: cores and nodes could not be told apart */
-    char text[64]; /* for the user: "8 cores on 2 nodes" */
+    int32_t threads; /* that fit: a core each, fewer where a control group's quota gives less */
+    bool known;      /* false: cores and nodes could not be told apart */
+    char text[96];   /* for the user: "8 cores on 2 nodes, with time for 2 by quota" */
 };
 
 /* This machine, less what the calling thread's affinity and the process's cpuset exclude. */

@@ -9,12 +9,12 @@
 #include "runtime/forward.h"
 #include "runtime/lookahead.h"
 #include "runtime/model.h"
+#include "runtime/profiles.h"
 #include "runtime/sl.h"
 
 #define ENGINE_THREADS_MAX 1024
-#define ENGINE_PREFETCH_DEPTH                                                                      \
-    1 /* layers that routers look ahead where nothing else is asked for                            \
-       */
+/* Layers that routers look ahead where nothing else is asked for. */
+#define ENGINE_PREFETCH_DEPTH 1
 
 struct sl_engine {
     struct model *model;
@@ -22,8 +22,13 @@ struct sl_engine {
     struct expert_source source; /* packed's or the model's */
     struct budget budget;
     struct stream *stream;
-    struct device *device; /* NULL: none */
+    struct device *device;   /* NULL: none; the GPU's, when there is one */
+    struct gpu *gpu;         /* NULL: the CPU computes everything */
+    struct model *gpu_model; /* the dense weights in its memory */
+    char gpu_absent[192];    /* why a GPU that would have been used is not; else "" */
     struct workspace *workspace;
+    struct profiles profiles;
+    char *heat_profile; /* file, or NULL */
     struct expert_store *store;
     struct lookahead *lookahead;
     struct forward_tally *tally; /* [source.layers] */
@@ -41,8 +46,9 @@ struct engine_overrides {
     const struct io_ops *io; /* the door to the disk; NULL: the usual one */
     struct device *device;   /* NULL: the options'; else theirs for its bytes, and the engine's
                                 from here on, also when opening fails */
+    struct gpu *gpu;         /* NULL: the options'; else this one, and the engine's, likewise */
     enum dispatch_rule rule;
-    enum residency_policy policy;
+    enum residency_policy policy; /* unless the options name one */
     struct clock clock;
     int32_t prefetch_max; /* 0: the usual; below 0: none */
     uint64_t patience_ns; /* 0: the usual */

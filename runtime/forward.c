@@ -5,11 +5,27 @@
 #include "runtime/lookahead.h"
 #include "runtime/moe.h"
 
-static void set_positions(struct workspace *ws, const struct forward_chunk *chunk)
+#include <string.h>
+
+static void set_positions(struct forward *forward, const struct forward_chunk *chunk)
 {
+    struct workspace *ws = forward->workspace;
     SL_ASSERT(chunk->tokens > 0 && chunk->tokens <= ws->chunk_tokens);
     for (int32_t t = 0; t < chunk->tokens; t++)
-        ws->positions[t] = chunk->position + t;
+        ws->host_positions[t] = chunk->position + t;
+    if (forward->gpu)
+        forward->gpu->gpu_ops->copy(forward->gpu, ws->positions, ws->host_positions,
+                                    sizeof *ws->positions * (size_t)chunk->tokens);
+}
+
+const int32_t *forward_ids(struct forward *forward, const int32_t *ids, int32_t count)
+{
+    struct workspace *ws = forward->workspace;
+    if (!forward->gpu) return ids;
+    SL_ASSERT(count >= 0 && count <= ws->chunk_tokens);
+    memcpy(ws->host_ids, ids, sizeof *ids * (size_t)count);
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->ids, ws->host_ids, sizeof *ids * (size_t)count);
+    return ws->ids;
 }
 
 static void apply_norm(struct forward *forward, int32_t rows, const uint16_t *weight,
@@ -80,10 +96,9 @@ static void write_streams(struct forward *forward, int32_t tokens, float *stream
 enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
                              int32_t idx, float *streams)
 {
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     SL_ASSERT(idx >= 0 && idx < chunk->cache->layer_count);
-    set_positions(ws, chunk);
     forward->layer_ns = clock_now_ns(&forward->clock);
 
     read_streams(forward, chunk->tokens, &layer->hyper_attn, streams);
@@ -103,7 +118,7 @@ static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, i
                   float *out)
 {
     struct embed_args args = {.ids = ids,
-                              .table = forward->model->embed,
+                              .table = forward->weights->embed,
                               .out = out,
                               .tokens = tokens,
                               .streams = streams};
@@ -115,22 +130,37 @@ enum sl_status forward_layers(struct forward *forward, const struct forward_chun
     struct workspace *ws = forward->workspace;
     lookahead_begin(forward);
     lookahead_tokens(forward, chunk->ids, chunk->tokens, forward->token_clock, 1);
-    embed(forward, chunk->ids, chunk->tokens, forward->model->config.streams, ws->streams);
+    struct forward_chunk main = *chunk;
+    set_positions(forward, chunk);
+    main.gpu_ids = forward_ids(forward, chunk->ids, chunk->tokens);
+    embed(forward, main.gpu_ids, chunk->tokens, forward->model->config.streams, ws->streams);
     for (int32_t idx = 0; idx < forward->model->config.layers; idx++) {
         /* The next chunk's table layers, once no layer of this one is ahead of them. */
         if (idx == forward->model->config.layers - 1)
             lookahead_tokens(forward, chunk->next_ids, chunk->next_tokens,
                              forward->token_clock + chunk->tokens, 1);
-        SL_TRY(forward_block(forward, chunk, idx, ws->streams));
+        SL_TRY(forward_block(forward, &main, idx, ws->streams));
     }
     SL_TRY(forward->ops->stream_sync(forward->stream));
     lookahead_end(forward, chunk->tokens);
     return SL_OK;
 }
 
+/* Brings logits to RAM. */
+static enum sl_status fetch_logits(struct forward *forward, int32_t tokens, float *out)
+{
+    const struct workspace *ws = forward->workspace;
+    size_t bytes = sizeof *out * (size_t)tokens * (size_t)forward->model->config.vocab;
+    if (!forward->gpu) return forward->ops->stream_sync(forward->stream);
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->host_logits, ws->logits, bytes);
+    SL_TRY(forward->ops->stream_sync(forward->stream));
+    memcpy(out, ws->host_logits, bytes);
+    return SL_OK;
+}
+
 /* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits. */
-static void run_head(struct forward *forward, int32_t tokens, const float *streams,
-                     const struct hyper_weights *hyper, const uint16_t *norm, float *out)
+static enum sl_status run_head(struct forward *forward, int32_t tokens, const float *streams,
+                               const struct hyper_weights *hyper, const uint16_t *norm, float *out)
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
@@ -149,33 +179,39 @@ static void run_head(struct forward *forward, int32_t tokens, const float *strea
     forward->ops->hyper_head(forward->stream, &fold);
     apply_norm(forward, tokens, norm, ws->x, ws->x);
     struct linear_args logits = {.x = ws->x,
-                                 .weight = forward->model->head,
-                                 .out = out,
+                                 .weight = forward->weights->head,
+                                 .out = forward->gpu ? ws->logits : out,
                                  .tokens = tokens,
                                  .groups = 1,
                                  .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &logits);
+    return fetch_logits(forward, tokens, out);
 }
 
-void forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out)
+enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out)
 {
-    const struct model *model = forward->model;
+    const struct model *model = forward->weights;
     size_t stream_floats = (size_t)model->config.streams * (size_t)model->config.hidden;
     SL_ASSERT(first >= 0 && first < tokens);
-    run_head(forward, tokens - first, forward->workspace->streams + (size_t)first * stream_floats,
-             &model->hyper_head, model->norm, out);
+    return run_head(forward, tokens - first,
+                    forward->workspace->streams + (size_t)first * stream_floats, &model->hyper_head,
+                    model->norm, out);
 }
 
 enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,
                            const int32_t *next_ids, int32_t rows, float *out)
 {
-    const struct model *model = forward->model;
+    const struct model *model = forward->weights;
     const struct model_config *config = &model->config;
     struct workspace *ws = forward->workspace;
     struct forward_chunk block = *chunk;
+    block.ids = next_ids;
+    block.tokens = rows;
     SL_ASSERT(model->mtp.present && rows > 0 && rows <= chunk->tokens);
+    set_positions(forward, &block);
 
-    embed(forward, next_ids, rows, 1, ws->embedding);
+    block.gpu_ids = forward_ids(forward, next_ids, rows);
+    embed(forward, block.gpu_ids, rows, 1, ws->embedding);
     apply_norm(forward, rows, model->mtp.embed_norm, ws->embedding, ws->embedding);
     apply_norm(forward, rows * config->streams, model->mtp.hidden_norm, ws->streams, ws->streams);
     struct linear_args project = {.x = ws->embedding,
@@ -200,9 +236,6 @@ enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *
                                .round = forward->round};
     forward->ops->mtp_mix(forward->stream, &mix);
 
-    block.ids = next_ids;
-    block.tokens = rows;
     SL_TRY(forward_block(forward, &block, config->layers, ws->hidden));
-    run_head(forward, rows, ws->hidden, &model->mtp.hyper_head, model->mtp.norm, out);
-    return forward->ops->stream_sync(forward->stream);
+    return run_head(forward, rows, ws->hidden, &model->mtp.hyper_head, model->mtp.norm, out);
 }

@@ -22,9 +22,13 @@ struct forward_tally {
 };
 
 struct forward {
-    const struct model *model;
+    const struct model *model;   /* in RAM */
+    const struct model *weights; /* what ops read: the model, or its copy in a GPU's memory */
     const struct ops *ops;
     struct stream *stream;
+    struct gpu *gpu;            /* NULL: the ops are the CPU's */
+    const struct ops *host_ops; /* the CPU's, which also compute experts that stay in RAM */
+    struct stream *host_stream;
     struct expert_store *store;
     struct workspace *workspace;
     bool round; /* exact numerics */
@@ -46,9 +50,10 @@ struct forward {
 /* Consecutive tokens of one session. */
 struct forward_chunk {
     struct kv_cache *cache;
-    const int32_t *ids; /* [tokens] */
-    int32_t tokens;     /* 1 .. workspace->chunk_tokens */
-    int32_t position;   /* of the first */
+    const int32_t *ids;     /* [tokens] */
+    const int32_t *gpu_ids; /* [tokens] the same in a GPU's memory; set on the way */
+    int32_t tokens;         /* 1 .. workspace->chunk_tokens */
+    int32_t position;       /* of the first */
 
     const int32_t *next_ids; /* [next_tokens] of the chunk after this one, as far as known */
     int32_t next_tokens;
@@ -60,12 +65,19 @@ struct forward_chunk {
 SL_MUST_USE enum sl_status forward_layers(struct forward *forward,
                                           const struct forward_chunk *chunk);
 
-/* One block ("Block") with layer id `idx` (config.layers: the MTP block) on `streams` [T, M, D]. */
+/* One block ("Block"), positions and ids being in the workspace, with layer id `idx`
+ * (config.layers: the MTP block) on `streams` [T, M, D]. */
 SL_MUST_USE enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
                                          int32_t idx, float *streams);
 
-/* Logits ("Head") of rows first .. tokens - 1 of the streams: out is [tokens - first, vocab]. */
-void forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out);
+/* Logits ("Head") of rows first .. tokens - 1 of the streams: out is [tokens - first, vocab], in
+ * RAM. SL_ERR_IO: the device failed. */
+SL_MUST_USE enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens,
+                                        float *out);
+
+/* Ids as ops read them: `ids` itself, or with a GPU a copy in its memory, made in stream order;
+ * `ids` may be reused once the stream has been waited for. */
+const int32_t *forward_ids(struct forward *forward, const int32_t *ids, int32_t count);
 
 /* The MTP block ("MTP block") after forward_layers of the same chunk: row t takes the streams of
  * token t and the embedding of next_ids[t]; `rows` of them; out is [rows, vocab]. Uses up the

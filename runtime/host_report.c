@@ -64,7 +64,7 @@ static enum sl_status open_stream(struct subject *subject, const struct sl_host_
                             "this processor cannot run kernels for \"%s\": leave the choice open",
                             options->cpu_isa);
     topology_detect(&topology);
-    subject->threads = options->threads ? options->threads : topology.core_count;
+    subject->threads = options->threads ? options->threads : topology.threads;
     if (subject->threads < 1 || subject->threads > ENGINE_THREADS_MAX)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d",
                             subject->threads, ENGINE_THREADS_MAX);

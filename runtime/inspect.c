@@ -89,6 +89,8 @@ static enum sl_status plan(struct inspection *inspection, const struct sl_engine
                                      .ram_bytes = options->ram_bytes,
                                      .device_bytes = options->sim_device_bytes,
                                      .device_is_ram = true,
+                                     .with_gpu = options->gpu_bytes > 0,
+                                     .gpu_bytes = options->gpu_bytes,
                                      .tiers = options->tiers,
                                      .context_tokens = options->context_tokens,
                                      .chunk_tokens = options->chunk_tokens,
@@ -117,8 +119,9 @@ enum sl_status sl_inspect(const struct sl_engine_options *options, bool json, ch
     inspection.model = model;
     inspection.directory = options->model_dir;
     inspection.packed_path = packed ? source.files->path : NULL;
+    if (packed && source.file_count > 1) inspection.packed_path = options->experts_file;
     topology_detect(&inspection.topology);
-    inspection.threads = options->threads ? options->threads : inspection.topology.core_count;
+    inspection.threads = options->threads ? options->threads : inspection.topology.threads;
     add_tensors(&inspection);
     count_layers(&inspection);
     status = plan(&inspection, options, &source, error);

@@ -27,7 +27,7 @@ struct inspect_sum {
 
 struct inspection {
     const char *directory;
-    const char *packed_path; /* NULL: experts are read from the checkpoint */
+    const char *packed_path; /* or a list; NULL: experts are read from the checkpoint */
     const struct model *model;
     struct budget budget;
     struct inspect_sum sums[INSPECT_PARTS];

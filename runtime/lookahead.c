@@ -11,13 +11,6 @@
 /* What is less likely than this is not worth a read: it would more often be wasted than used. */
 #define PROBABILITY_MIN 0.4f
 
-/* Guesses about one layer that wait for its next visit; of experts that were not in memory. */
-struct promises {
-    int32_t count;
-    int32_t experts[LOOKAHEAD_HINTS_MAX];
-    struct lookahead_counts counts;
-};
-
 struct lookahead {
     struct lookahead_options options;
     struct predictor *predictor;
@@ -31,7 +24,6 @@ struct lookahead {
     float *scores; /* [LOOKAHEAD_TOKENS_MAX, E] */
     float *none;   /* [E] probability that no row asks for the expert */
     uint8_t *seen; /* [E] marks while the tokens of a prompt are gathered */
-    struct promises *promises; /* [layers] */
 
     struct trace_list lists[TRACE_LISTS_MAX]; /* recorded */
     int32_t list_count, list_guesses;         /* 0: no recording */
@@ -84,18 +76,15 @@ enum sl_status lookahead_create(const struct lookahead_options *options, struct 
     struct lookahead *lookahead = calloc(1, sizeof *lookahead);
     float *memory = calloc(floats_of(config), sizeof *memory);
     uint8_t *seen = calloc((size_t)config->experts, 1);
-    struct promises *promises = calloc((size_t)config->layers, sizeof *promises);
-    if (!lookahead || !memory || !seen || !promises) {
+    if (!lookahead || !memory || !seen) {
         free(lookahead);
         free(memory);
         free(seen);
-        free(promises);
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to look ahead");
     }
     lookahead->options = *options;
     lookahead->guessing = true;
     lookahead->seen = seen;
-    lookahead->promises = promises;
     carve(lookahead, memory);
     struct predictor_options predictor = {.layers = config->layers,
                                           .experts = config->experts,
@@ -116,7 +105,6 @@ void lookahead_destroy(struct lookahead *lookahead)
     predictor_destroy(lookahead->predictor);
     free(lookahead->streams); /* the block's start */
     free(lookahead->seen);
-    free(lookahead->promises);
     free(lookahead);
 }
 
@@ -146,48 +134,6 @@ void lookahead_record_end(struct lookahead *lookahead)
     lookahead->list_count = 0;
 }
 
-/* ---- what becomes of guesses -------------------------------------------------------------- */
-
-/* Hands guesses [count] about one layer to the store and remembers those that bring something. */
-static void promise(struct forward *forward, int32_t layer, const struct expert_guess *guesses,
-                    int32_t count)
-{
-    struct promises *promises = &forward->lookahead->promises[layer];
-    for (int32_t i = 0; i < count; i++) {
-        int32_t known = 0, expert = guesses[i].ref.expert;
-        SL_ASSERT(guesses[i].ref.layer == layer);
-        if (expert_store_is_resident(forward->store, guesses[i].ref)) continue;
-        while (known < promises->count && promises->experts[known] != expert)
-            known++;
-        if (known == promises->count && known < LOOKAHEAD_HINTS_MAX)
-            promises->experts[promises->count++] = expert;
-    }
-    expert_store_guess(forward->store, guesses, count);
-}
-
-void lookahead_settle(struct forward *forward, int32_t idx)
-{
-    const int32_t *first = forward->workspace->expert_first;
-    if (!forward->lookahead || idx >= forward->model->config.layers) return;
-    struct promises *promises = &forward->lookahead->promises[idx];
-    for (int32_t i = 0; i < promises->count; i++) {
-        int32_t expert = promises->experts[i];
-        struct expert_ref ref = {.layer = idx, .expert = expert};
-        bool asked = first[expert] != first[expert + 1];
-        bool there = expert_store_is_resident(forward->store, ref);
-        promises->counts.useful += asked && there;
-        promises->counts.late += asked && !there;
-        promises->counts.wasted += !asked && there;
-    }
-    promises->count = 0;
-}
-
-struct lookahead_counts lookahead_counts_get(const struct lookahead *lookahead, int32_t layer)
-{
-    SL_ASSERT(layer >= 0 && layer < lookahead->options.model->config.layers);
-    return lookahead->promises[layer].counts;
-}
-
 /* ---- table layers ------------------------------------------------------------------------- */
 
 /* Guesses at one table layer, in the order of the tokens; of a long prompt the first that fit. */
@@ -212,7 +158,7 @@ static void guess_table_layer(struct forward *forward, int32_t layer, const int3
     }
     for (int32_t i = 0; i < found; i++)
         lookahead->seen[guesses[i].ref.expert] = 0;
-    promise(forward, layer, guesses, found);
+    expert_store_guess(forward->store, guesses, found);
 }
 
 void lookahead_tokens(struct forward *forward, const int32_t *ids, int32_t count,
@@ -343,7 +289,7 @@ static void send_guesses(struct forward *forward, const struct forward_chunk *ch
                                                  .probability = probability,
                                                  .token_clock = forward->token_clock};
     }
-    promise(forward, layer, guesses, found);
+    expert_store_guess(forward->store, guesses, found);
 }
 
 static int32_t recorded_list(const struct lookahead *lookahead, int32_t distance,
@@ -459,7 +405,7 @@ static void learn(struct forward *forward, const struct forward_chunk *chunk, in
 {
     int32_t top = forward->model->config.experts_per_token;
     predictor_outcome(forward->lookahead->predictor, idx,
-                      forward->workspace->chosen + (size_t)(chunk->tokens - 1) * (size_t)top);
+                      forward->workspace->host_chosen + (size_t)(chunk->tokens - 1) * (size_t)top);
 }
 
 void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
@@ -470,6 +416,7 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
     learn(forward, chunk, idx);
     bool guess = pays(forward), record = forward->trace && lookahead->list_count > 0;
     if (!guess && !record) return;
+    if (forward->gpu) return; /* its arrays are in RAM, where the streams are not */
     if (!target(forward, idx, 1) && !target(forward, idx, 2)) return;
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
     enum predictor_state state = lookahead->options.state;
@@ -495,7 +442,8 @@ void lookahead_after(struct forward *forward, const struct forward_chunk *chunk,
                      const float *streams)
 {
     struct lookahead *lookahead = forward->lookahead;
-    if (!lookahead || !forward->trace || idx >= forward->model->config.layers) return;
+    if (!lookahead || forward->gpu || !forward->trace || idx >= forward->model->config.layers)
+        return;
     if (recorded_list(lookahead, 1, PREDICTOR_AFTER) < 0) return;
     choose_rows(lookahead, chunk->tokens);
     take_streams(lookahead, streams);

@@ -20,14 +20,14 @@
 #include "offload/trace.h"
 #include "runtime/forward.h"
 
-#define LOOKAHEAD_TOKENS_MAX                                                                       \
-    16 /* rows of a chunk that are looked at; of more, as many spread evenly */
-#define LOOKAHEAD_HINTS_MAX                                                                        \
-    64                       /* guesses at one layer, or for a piece of a prompt at a table layer */
-#define LOOKAHEAD_EPOCH    6 /* passes between decisions */
-#define LOOKAHEAD_TURNS    8 /* epochs in which the two ways take turns */
-#define LOOKAHEAD_TRIAL    16   /* each so-manieth epoch tries the other way */
-#define LOOKAHEAD_LEARNING 0.25 /* weight of the latest epoch in a way's mean */
+/* Rows of a chunk that are looked at; of more, as many spread evenly. */
+#define LOOKAHEAD_TOKENS_MAX 16
+/* Guesses at one layer, or for a piece of a prompt at a table layer. */
+#define LOOKAHEAD_HINTS_MAX 64
+#define LOOKAHEAD_EPOCH     6    /* passes between decisions */
+#define LOOKAHEAD_TURNS     8    /* epochs in which the two ways take turns */
+#define LOOKAHEAD_TRIAL     16   /* each so-manieth epoch tries the other way */
+#define LOOKAHEAD_LEARNING  0.25 /* weight of the latest epoch in a way's mean */
 
 struct lookahead_options {
     const struct model *model; /* borrowed */
@@ -36,13 +36,6 @@ struct lookahead_options {
     enum predictor_state state; /* PREDICTOR_STREAMS or PREDICTOR_SHARED */
     bool always;                /* guess without asking whether it pays: for measurements */
     struct clock clock;
-};
-
-/* Guesses about experts that were not in memory, by what became of them. */
-struct lookahead_counts {
-    uint64_t useful; /* there when the layer asked */
-    uint64_t late;   /* asked for, and not there yet */
-    uint64_t wasted; /* there, and not asked for */
 };
 
 struct lookahead_stats {
@@ -72,10 +65,6 @@ void lookahead_record_end(struct lookahead *lookahead);
 void lookahead_tokens(struct forward *forward, const int32_t *ids, int32_t count,
                       int64_t token_clock, float probability);
 
-/* At layer `idx`, when its experts are chosen (workspace->chosen, expert_first) and before they are
- * acquired: counts what became of the guesses about it. */
-void lookahead_settle(struct forward *forward, int32_t idx);
-
 /* At layer `idx`, when its experts are chosen and their reads are under way: learns, and guesses.
  * `streams` [T, M, D] after its attention, `x` [T, D] the router's input, `shared` [T, D] the
  * shared expert's output. */
@@ -87,7 +76,6 @@ void lookahead_after(struct forward *forward, const struct forward_chunk *chunk,
                      const float *streams);
 
 void lookahead_stats_get(const struct lookahead *lookahead, struct lookahead_stats *out);
-struct lookahead_counts lookahead_counts_get(const struct lookahead *lookahead, int32_t layer);
 /* How well the probabilities of guesses `distance` layers ahead came true. */
 void lookahead_reliability(const struct lookahead *lookahead, int32_t distance,
                            struct predictor_stats *out);

@@ -21,14 +21,30 @@ struct visit {
     int32_t next;                              /* refs acquired so far */
     int32_t active;                            /* of views */
     int32_t missed;                            /* views that were not ready when acquired */
+    int32_t sent;                              /* tasks that a GPU was given */
     uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
 
-static void route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                  const float *x)
+/* Brings a layer's choices to RAM, and its input, which experts there may need. */
+static enum sl_status fetch_choices(struct forward *forward, int32_t tokens, const float *x)
 {
     const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    struct workspace *ws = forward->workspace;
+    size_t pairs = (size_t)tokens * (size_t)config->experts_per_token;
+    struct gpu *gpu = forward->gpu;
+    if (!gpu) return SL_OK;
+    gpu->gpu_ops->copy(gpu, ws->host_chosen, ws->chosen, sizeof *ws->chosen * pairs);
+    gpu->gpu_ops->copy(gpu, ws->host_chosen_weights, ws->chosen_weights,
+                       sizeof *ws->chosen_weights * pairs);
+    gpu->gpu_ops->copy(gpu, ws->host_x, x, sizeof *x * (size_t)tokens * (size_t)config->hidden);
+    return forward->ops->stream_sync(forward->stream);
+}
+
+static enum sl_status route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                            const float *x)
+{
+    const struct model_config *config = &forward->model->config;
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     struct linear_args logits = {.x = x,
                                  .weight = layer->router,
@@ -40,7 +56,7 @@ static void route(struct forward *forward, const struct forward_chunk *chunk, in
     struct router_args choose = {.logits = ws->router_logits,
                                  .bias = layer->router_bias,
                                  .token_experts = layer->token_experts,
-                                 .ids = chunk->ids,
+                                 .ids = forward->gpu ? chunk->gpu_ids : chunk->ids,
                                  .chosen = ws->chosen,
                                  .weights = ws->chosen_weights,
                                  .tokens = chunk->tokens,
@@ -48,10 +64,12 @@ static void route(struct forward *forward, const struct forward_chunk *chunk, in
                                  .top = config->experts_per_token,
                                  .scale = config->route_scale};
     forward->ops->router(forward->stream, &choose);
+    SL_TRY(fetch_choices(forward, chunk->tokens, x));
     if (forward->on_route)
         forward->on_route(forward->route_context, idx, chunk->position, chunk->tokens,
-                          config->experts_per_token, ws->chosen, ws->chosen_weights);
-    if (forward->trace) trace_writer_layer(forward->trace, idx, ws->chosen);
+                          config->experts_per_token, ws->host_chosen, ws->host_chosen_weights);
+    if (forward->trace) trace_writer_layer(forward->trace, idx, ws->host_chosen);
+    return SL_OK;
 }
 
 /* Sorts the chunk's (token, choice) pairs by expert, tokens ascending within an expert. */
@@ -61,17 +79,17 @@ static void sort_by_expert(const struct model_config *config, int32_t tokens, st
     int32_t *first = ws->expert_first;
     memset(first, 0, sizeof *first * ((size_t)config->experts + 1));
     for (int32_t pair = 0; pair < tokens * top; pair++) {
-        SL_ASSERT(ws->chosen[pair] >= 0 && ws->chosen[pair] < config->experts);
-        first[ws->chosen[pair] + 1]++;
+        SL_ASSERT(ws->host_chosen[pair] >= 0 && ws->host_chosen[pair] < config->experts);
+        first[ws->host_chosen[pair] + 1]++;
     }
     for (int32_t expert = 0; expert < config->experts; expert++)
         first[expert + 1] += first[expert];
     /* Filling moves each start to its end, which is the next one's start: shift back after. */
     for (int32_t pair = 0; pair < tokens * top; pair++) {
-        int32_t place = first[ws->chosen[pair]]++;
+        int32_t place = first[ws->host_chosen[pair]]++;
         ws->token_rows[place] = pair / top;
         ws->output_rows[place] = pair;
-        ws->task_weights[place] = ws->chosen_weights[pair];
+        ws->task_weights[place] = ws->host_chosen_weights[pair];
     }
     memmove(first + 1, first, sizeof *first * (size_t)config->experts);
     first[0] = 0;
@@ -116,16 +134,43 @@ static enum sl_status first_failure(const struct visit *visit)
     return SL_OK;
 }
 
-static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view)
+/* The task of one expert, its rows being those of `rows` [3, T * K]: the host's or the GPU's. */
+static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view,
+                                    const int32_t *rows)
 {
     int32_t first = ws->expert_first[view->ref.expert];
+    ptrdiff_t pairs = ws->output_rows - ws->token_rows;
     return (struct expert_task){
         .slot = view->data,
-        .token_rows = ws->token_rows + first,
-        .output_rows = ws->output_rows + first,
-        .weights = ws->task_weights + first,
+        .token_rows = rows + first,
+        .output_rows = rows + pairs + first,
+        .weights = (const float *)(rows + 2 * pairs) + first,
         .count = ws->expert_first[view->ref.expert + 1] - first,
     };
+}
+
+/* Sends the sorted rows to the GPU's memory. */
+static void send_sorted(const struct forward *forward)
+{
+    const struct workspace *ws = forward->workspace;
+    size_t pairs = (size_t)(ws->output_rows - ws->token_rows);
+    if (!forward->gpu) return;
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->gpu_rows, ws->token_rows,
+                                3 * pairs * sizeof *ws->gpu_rows);
+}
+
+/* Sends tasks to the GPU's memory, behind those sent before for this layer: what is on its way is
+ * not overwritten. */
+static const struct expert_task *send_tasks(const struct forward *forward, struct visit *visit,
+                                            const struct expert_task *tasks, int32_t count)
+{
+    const struct workspace *ws = forward->workspace;
+    struct expert_task *target = ws->tasks + visit->sent;
+    memcpy(ws->host_tasks + visit->sent, tasks, sizeof *tasks * (size_t)count);
+    forward->gpu->gpu_ops->copy(forward->gpu, target, ws->host_tasks + visit->sent,
+                                sizeof *tasks * (size_t)count);
+    visit->sent += count;
+    return target;
 }
 
 /* Reports where a call's experts came from and how long that took, before they are given back. */
@@ -152,18 +197,60 @@ static void explain(const struct forward *forward, const struct visit *visit,
     }
 }
 
-/* Runs up to a table's length of the experts that are there and gives them back; returns how many.
- */
-static int32_t run_some(struct forward *forward, struct visit *visit, const float *x)
+/* Runs tasks on one processor, from x to out in its memory. */
+static void run_tasks(const struct forward *forward, struct visit *visit, enum expert_lane lane,
+                      const struct expert_task *tasks, int32_t count)
 {
     const struct workspace *ws = forward->workspace;
-    struct expert_task tasks[MOE_TASKS_MAX];
+    bool on_host = forward->gpu && lane == EXPERT_LANE_CPU;
+    struct expert_ffn_args args = {.x = on_host ? ws->host_x : visit->x,
+                                   .out = on_host ? ws->host_routed : ws->routed,
+                                   .tasks = tasks,
+                                   .layout = &forward->model->expert_layout,
+                                   .scratch = on_host ? ws->host_scratch : ws->expert_scratch,
+                                   .task_count = count,
+                                   .scratch_rows = ws->chunk_tokens,
+                                   .limit = forward->model->config.swiglu_limit,
+                                   .round = forward->round};
+    if (count == 0) return;
+    if (on_host) {
+        forward->host_ops->expert_ffn(forward->host_stream, &args);
+        return;
+    }
+    if (forward->gpu) args.tasks = send_tasks(forward, visit, tasks, count);
+    forward->ops->expert_ffn(forward->stream, &args);
+}
+
+/* Sends what the host has computed for the GPU to the rows where the sum looks for it. */
+static void send_rows(const struct forward *forward, const struct expert_task *tasks, int32_t count)
+{
+    const struct workspace *ws = forward->workspace;
+    size_t hidden = (size_t)forward->model->config.hidden;
+    for (int32_t i = 0; i < count; i++) {
+        for (int32_t row = 0; row < tasks[i].count; row++) {
+            size_t first = (size_t)tasks[i].output_rows[row] * hidden;
+            forward->gpu->gpu_ops->copy(forward->gpu, ws->routed + first, ws->host_routed + first,
+                                        sizeof(float) * hidden);
+        }
+    }
+}
+
+/* Runs up to a table's length of the experts that are there and gives them back; returns how many.
+ */
+static int32_t run_some(struct forward *forward, struct visit *visit)
+{
+    const struct workspace *ws = forward->workspace;
+    struct expert_task tasks[EXPERT_LANES][MOE_TASKS_MAX];
     struct expert_view done[MOE_TASKS_MAX];
-    int32_t count = 0, kept = 0;
+    int32_t counts[EXPERT_LANES] = {0}, count = 0, kept = 0;
     for (int32_t i = 0; i < visit->active; i++) {
         const struct expert_view *view = &visit->views[i];
         if (view->state == EXPERT_VIEW_READY && count < MOE_TASKS_MAX) {
-            tasks[count] = make_task(ws, view);
+            /* Without a GPU the CPU computes for both lanes, in one call. */
+            enum expert_lane lane = forward->gpu ? view->lane : EXPERT_LANE_CPU;
+            bool there = lane == EXPERT_LANE_DEVICE;
+            tasks[lane][counts[lane]++] =
+                make_task(ws, view, there ? ws->gpu_rows : ws->token_rows);
             done[count++] = *view;
         } else {
             visit->views[kept++] = *view;
@@ -171,26 +258,20 @@ static int32_t run_some(struct forward *forward, struct visit *visit, const floa
     }
     visit->active = kept;
     if (count == 0) return 0;
-    struct expert_ffn_args args = {.x = x,
-                                   .out = ws->routed,
-                                   .tasks = tasks,
-                                   .layout = &forward->model->expert_layout,
-                                   .scratch = ws->expert_scratch,
-                                   .task_count = count,
-                                   .scratch_rows = ws->chunk_tokens,
-                                   .limit = forward->model->config.swiglu_limit,
-                                   .round = forward->round};
     uint64_t before_ns = forward->on_dispatch ? clock_now_ns(&forward->clock) : 0;
-    forward->ops->expert_ffn(forward->stream, &args);
+    /* The GPU's first: they run while the CPU computes its own. */
+    for (int lane = EXPERT_LANE_DEVICE; lane >= EXPERT_LANE_CPU; lane--)
+        run_tasks(forward, visit, (enum expert_lane)lane, tasks[lane], counts[lane]);
+    if (forward->gpu) send_rows(forward, tasks[EXPERT_LANE_CPU], counts[EXPERT_LANE_CPU]);
     if (forward->on_dispatch) explain(forward, visit, done, count, before_ns);
     expert_store_release(forward->store, done, count);
     return count;
 }
 
-static enum sl_status run_ready(struct forward *forward, struct visit *visit, const float *x)
+static enum sl_status run_ready(struct forward *forward, struct visit *visit)
 {
     SL_TRY(first_failure(visit));
-    while (run_some(forward, visit, x) == MOE_TASKS_MAX) {
+    while (run_some(forward, visit) == MOE_TASKS_MAX) {
     }
     return SL_OK;
 }
@@ -199,7 +280,7 @@ static enum sl_status run_ready(struct forward *forward, struct visit *visit, co
 static void run_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,
                        float *out)
 {
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     struct linear_args linear = {.x = x,
                                  .weight = layer->shared_gate,
@@ -261,11 +342,11 @@ static enum sl_status run_visit(struct forward *forward, const struct forward_ch
     SL_TRY(acquire_more(forward, visit));
     run_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
     lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
-    SL_TRY(run_ready(forward, visit, visit->x));
+    SL_TRY(run_ready(forward, visit));
     while (visit->active > 0 || visit->next < visit->count) {
         SL_TRY(acquire_more(forward, visit));
         wait_for_some(forward, visit);
-        SL_TRY(run_ready(forward, visit, visit->x));
+        SL_TRY(run_ready(forward, visit));
     }
     return SL_OK;
 }
@@ -279,16 +360,16 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     enum sl_status status;
     SL_ASSERT(config->experts <= OPS_EXPERTS_MAX && chunk->tokens <= ws->chunk_tokens);
 
-    visit.count = visit.next = visit.active = visit.missed = 0;
+    visit.count = visit.next = visit.active = visit.missed = visit.sent = 0;
     visit.wait_ns = 0;
     visit.idx = idx;
     visit.streams = streams;
     visit.x = x;
     visit.out = out;
-    route(forward, chunk, idx, x);
+    SL_TRY(route(forward, chunk, idx, x));
     sort_by_expert(config, chunk->tokens, ws);
+    send_sorted(forward);
     list_experts(forward, idx, &visit);
-    lookahead_settle(forward, idx);
     visit.start_ns = clock_now_ns(&forward->clock);
     expert_store_layer(forward->store, forward->token_clock, idx, chunk->tokens);
     status = run_visit(forward, chunk, &visit);

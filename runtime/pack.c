@@ -3,6 +3,7 @@
 #include "runtime/pack.h"
 #include "offload/file_range.h"
 #include "offload/model_file_writer.h"
+#include "runtime/file_list.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,29 +42,12 @@ static char *default_path(const char *model_dir)
     return asprintf(&path, "%s/%s", model_dir, PACK_FILE_NAME) < 0 ? NULL : path;
 }
 
-/* Opens "FILE" or "FILE,FILE...", copies of each other; a name with a comma that exists is one
- * file. Cuts `paths` up. */
-static enum sl_status open_copies(char *paths, bool want_direct, struct model_file **packed,
-                                  struct sl_error *error)
-{
-    char *rest = paths;
-    if (access(paths, F_OK) == 0) return model_file_open(paths, want_direct, packed, error);
-    for (char *path = strsep(&rest, ","); path; path = strsep(&rest, ",")) {
-        struct model_file *file;
-        SL_TRY(model_file_open(path, want_direct, &file, error));
-        if (*packed)
-            SL_TRY(model_file_add_copy(*packed, file, error));
-        else
-            *packed = file;
-    }
-    return SL_OK;
-}
-
 enum sl_status pack_open_source(const struct model *model, const struct sl_engine_options *options,
                                 struct model_file **packed, struct expert_source *source,
                                 struct sl_error *error)
 {
     struct model_file_spec spec;
+    struct file_list list = {0};
     enum sl_status status = SL_OK;
     char *path =
         options->experts_file ? strdup(options->experts_file) : default_path(options->model_dir);
@@ -72,7 +56,8 @@ enum sl_status pack_open_source(const struct model *model, const struct sl_engin
     if (!path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to open the experts");
     bool is_unpacked = !*path || (!options->experts_file && access(path, F_OK) != 0);
     if (is_unpacked) goto out;
-    status = open_copies(path, !options->buffered_io, packed, error);
+    status = file_list_init(&list, path, error);
+    if (status == SL_OK) status = file_list_open(&list, !options->buffered_io, packed, error);
     if (status == SL_OK) status = pack_spec(model, &spec, error);
     if (status == SL_OK) status = model_file_match(*packed, &spec, error);
     if (status != SL_OK) {
@@ -84,6 +69,7 @@ enum sl_status pack_open_source(const struct model *model, const struct sl_engin
     SL_ASSERT(source->layers >= model->experts.layers);
     source->layers = model->experts.layers;
 out:
+    file_list_deinit(&list);
     free(path);
     return status;
 }
@@ -98,7 +84,8 @@ struct place {
 
 struct packer {
     const struct model *model;
-    struct model_file_writer *writer;
+    struct model_file_writer *writers[MODEL_FILE_PARTS_MAX]; /* [writer_count], a part each */
+    int32_t writer_count;
     uint8_t *slot;        /* [slot_bytes] */
     uint8_t *raw;         /* [slot_bytes] an expert's segments as published */
     struct place *places; /* [experts] */
@@ -178,23 +165,45 @@ static enum sl_status read_expert(struct packer *packer, struct expert_ref ref,
     return SL_OK;
 }
 
+/* Whose part an expert is. */
+static struct model_file_writer *writer_of(const struct packer *packer, struct expert_ref ref)
+{
+    int32_t idx = ref.layer * packer->model->experts.experts + ref.expert;
+    SL_ASSERT(packer->writer_count > 0);
+    return packer->writers[idx % packer->writer_count];
+}
+
 static enum sl_status pack_expert(struct packer *packer, struct expert_ref ref,
                                   struct sl_error *error)
 {
+    struct model_file_writer *writer = writer_of(packer, ref);
     bool present;
-    SL_TRY(model_file_writer_recall(packer->writer, ref, packer->slot, &present, error));
+    SL_TRY(model_file_writer_recall(writer, ref, packer->slot, &present, error));
     if (!present) {
         SL_TRY(read_expert(packer, ref, error));
-        SL_TRY(model_file_writer_put(packer->writer, ref, packer->slot, error));
+        SL_TRY(model_file_writer_put(writer, ref, packer->slot, error));
     }
     packer->done_bytes += packer->model->experts.slot_bytes;
     SL_ASSERT(packer->done_bytes <= packer->total_bytes);
     if (packer->progress &&
         !packer->progress(packer->context, "packing", packer->done_bytes, packer->total_bytes))
         return sl_error_set(error, SL_ERR_CANCELLED, 0,
-                            "cancelled; what is packed stays in %s for the next run",
-                            model_file_writer_partial(packer->writer));
+                            "cancelled; what is packed stays in %s%s for the next run",
+                            model_file_writer_partial(packer->writers[0]),
+                            packer->writer_count > 1 ? " and the other parts" : "");
     return SL_OK;
+}
+
+/* Every writer, also after one has failed; the first failure is told. */
+static enum sl_status flush_all(struct packer *packer, struct sl_error *error)
+{
+    enum sl_status status = SL_OK;
+    for (int32_t i = 0; i < packer->writer_count; i++) {
+        enum sl_status flushed =
+            model_file_writer_flush(packer->writers[i], status == SL_OK ? error : NULL);
+        if (status == SL_OK) status = flushed;
+    }
+    return status;
 }
 
 static enum sl_status pack_layer(struct packer *packer, int32_t layer, struct sl_error *error)
@@ -208,7 +217,7 @@ static enum sl_status pack_layer(struct packer *packer, int32_t layer, struct sl
         status = pack_expert(packer, (struct expert_ref){layer, packer->places[i].expert}, error);
     }
     /* Also when cut off here: what is on disk need not be packed again. */
-    enum sl_status flushed = model_file_writer_flush(packer->writer, status ? NULL : error);
+    enum sl_status flushed = flush_all(packer, status ? NULL : error);
     return status != SL_OK ? status : flushed;
 }
 
@@ -221,7 +230,54 @@ static enum sl_status pack_all(struct packer *packer, struct sl_error *error)
         packer->hopeless = true;
         return status;
     }
-    return model_file_writer_finish(packer->writer, error);
+    for (int32_t i = 0; i < packer->writer_count; i++)
+        SL_TRY(model_file_writer_finish(packer->writers[i], error));
+    return SL_OK;
+}
+
+/* Starts every file of the list: `spec` whole when it is one, else a part in each. What this call
+ * created and a later run could not use is gone after a failure. */
+static enum sl_status open_writers(struct packer *packer, const struct file_list *list,
+                                   const struct model_file_spec *spec, struct sl_error *error)
+{
+    enum sl_status status = SL_OK;
+    for (int32_t i = 0; i < list->count && status == SL_OK; i++) {
+        struct model_file_spec part = *spec;
+        if (list->count > 1) part.part = i, part.parts = list->count;
+        status = model_file_writer_open(list->names[i], &part, &packer->writers[i], error);
+        if (status == SL_OK) packer->writer_count++;
+    }
+    if (status == SL_OK) return SL_OK;
+    for (int32_t i = 0; i < packer->writer_count; i++) {
+        if (model_file_writer_is_empty(packer->writers[i]))
+            model_file_writer_discard(packer->writers[i]);
+        else
+            model_file_writer_close(packer->writers[i]);
+    }
+    packer->writer_count = 0;
+    return status;
+}
+
+static void close_writers(struct packer *packer, bool discard)
+{
+    for (int32_t i = 0; i < packer->writer_count; i++) {
+        if (discard)
+            model_file_writer_discard(packer->writers[i]);
+        else
+            model_file_writer_close(packer->writers[i]);
+    }
+}
+
+/* The names to write to: `output`, or the usual place in the checkpoint's directory. */
+static enum sl_status name_outputs(const char *model_dir, const char *output,
+                                   struct file_list *list, struct sl_error *error)
+{
+    if (output) return file_list_init(list, output, error);
+    char *path = default_path(model_dir);
+    if (!path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory for a file name");
+    /* One name, whatever commas the directory's has. */
+    *list = (struct file_list){.text = path, .names = {path}, .count = 1};
+    return SL_OK;
 }
 
 enum sl_status sl_pack(const char *model_dir, const char *output, sl_progress_fn progress,
@@ -232,35 +288,33 @@ enum sl_status sl_pack(const char *model_dir, const char *output, sl_progress_fn
     struct model_file_spec spec;
     struct packer packer = {.progress = progress, .context = context};
     struct sl_error reason = {.status = SL_OK};
-    char *path;
+    struct file_list list;
     if (!model_dir || (output && !*output))
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "pack needs a checkpoint's directory%s",
                             model_dir ? " and a name to write to" : "");
-    SL_TRY(pack_open_model(model_dir, &model, &spec, error));
+    SL_TRY(name_outputs(model_dir, output, &list, error));
+    status = pack_open_model(model_dir, &model, &spec, error);
+    if (status != SL_OK) goto out;
     packer.model = model;
     packer.total_bytes = (uint64_t)spec.layers * (uint64_t)spec.experts * spec.slot_bytes;
-    path = output ? strdup(output) : default_path(model_dir);
     packer.slot = aligned_alloc(SL_PAGE_BYTES, (size_t)spec.slot_bytes);
     packer.raw = malloc((size_t)spec.slot_bytes);
     packer.places = malloc((size_t)spec.experts * sizeof *packer.places);
-    if (!path || !packer.slot || !packer.raw || !packer.places) {
+    if (!packer.slot || !packer.raw || !packer.places) {
         status = sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                               "no memory to pack experts of %" PRIu64 " bytes", spec.slot_bytes);
         goto out;
     }
-    status = model_file_writer_open(path, &spec, &packer.writer, error);
+    status = open_writers(&packer, &list, &spec, error);
     if (status != SL_OK) goto out;
     status = pack_all(&packer, &reason);
     if (status != SL_OK && error) *error = reason;
-    if (packer.hopeless || reason.os_errno == EFBIG)
-        model_file_writer_discard(packer.writer);
-    else
-        model_file_writer_close(packer.writer);
+    close_writers(&packer, packer.hopeless || reason.os_errno == EFBIG);
 out:
     free(packer.places);
     free(packer.raw);
     free(packer.slot);
-    free(path);
+    file_list_deinit(&list);
     model_close(model);
     return status;
 }

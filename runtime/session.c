@@ -13,7 +13,8 @@ enum sl_status sl_session_create(sl_engine *engine, sl_session **out, struct sl_
                                            model->config.layers + (model->mtp.present ? 1 : 0),
                                        .context_tokens = engine->budget.context_tokens,
                                        .slack_tokens = engine->budget.chunk_tokens,
-                                       .f32_rows = engine->numerics == SL_NUMERICS_F32};
+                                       .f32_rows = engine->numerics == SL_NUMERICS_F32,
+                                       .gpu = engine->gpu};
     *out = NULL;
     sl_session *session = calloc(1, sizeof *session);
     if (!session) goto fail;
@@ -170,11 +171,11 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
     begin_record(engine, &chunk);
     enum sl_status status = forward_layers(forward, &chunk);
     if (status == SL_OK && output->logits) {
-        forward_head(forward, 0, count, output->logits);
+        status = forward_head(forward, 0, count, output->logits);
         memcpy(session->logits, output->logits + (size_t)(count - 1) * vocab,
                sizeof(float) * vocab);
     } else if (status == SL_OK) {
-        forward_head(forward, count - 1, count, session->logits);
+        status = forward_head(forward, count - 1, count, session->logits);
     }
     end_record(engine, status);
     if (status == SL_OK && output->mtp_rows > 0)

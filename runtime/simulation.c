@@ -210,8 +210,10 @@ static void print_text(FILE *out, const struct sl_simulation *simulation,
     fprintf(out, "stalls      %.2f ms a token\n", r->stall_ns / tokens / 1e6);
     fprintf(out, "speed       %.1f tokens/s, a token in %.2f ms (median), %.2f ms (99 of 100)\n",
             r->tokens_per_second, r->token_p50_ns / 1e6, r->token_p99_ns / 1e6);
-    fprintf(out, "bound       %.1f tokens/s at this hit rate, so %.2f of it\n", r->bound,
+    fprintf(out, "bound       %.1f tokens/s at this hit rate, so %.2f of it;\n", r->bound,
             r->tokens_per_second / r->bound);
+    fprintf(out, "            %.1f when each layer waits for its own experts, so %.2f\n",
+            r->bound_by_layer, r->tokens_per_second / r->bound_by_layer);
 }
 
 static char *make_json(const struct sl_simulation *simulation, const struct simulate_options *used,
@@ -231,13 +233,13 @@ static char *make_json(const struct sl_simulation *simulation, const struct simu
         (json_int_t)r->from_host, "from_disk", (json_int_t)r->from_disk, "never_used_before",
         (json_int_t)r->cold, "computed", choices);
     json_t *more = json_pack(
-        "{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:{s:I, s:I, s:I, s:I, s:I}}", "bytes_up",
-        (json_int_t)r->bytes_up, "bytes_down", (json_int_t)r->bytes_down, "bytes_disk",
+        "{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:{s:I, s:I, s:I, s:I, s:I}}",
+        "bytes_up", (json_int_t)r->bytes_up, "bytes_down", (json_int_t)r->bytes_down, "bytes_disk",
         (json_int_t)r->bytes_disk, "promotions", (json_int_t)r->promotions, "stall_seconds",
         r->stall_ns / 1e9, "tokens_per_second", r->tokens_per_second, "token_p50_seconds",
         r->token_p50_ns / 1e9, "token_p99_seconds", r->token_p99_ns / 1e9, "bound", r->bound,
-        "guesses", "started", (json_int_t)r->guesses.started, "useful",
-        (json_int_t)r->guesses.useful, "late", (json_int_t)r->guesses.late, "wasted",
+        "bound_by_layer", r->bound_by_layer, "guesses", "started", (json_int_t)r->guesses.started,
+        "useful", (json_int_t)r->guesses.useful, "late", (json_int_t)r->guesses.late, "wasted",
         (json_int_t)r->guesses.wasted, "dropped", (json_int_t)r->guesses.dropped);
     char *text = NULL;
     if (root && more && json_object_update(root, more) == 0)

@@ -92,12 +92,18 @@ enum sl_prefetch {
     SL_PREFETCH_HASH, /* only what the token id tells */
 };
 
+/* Who computes everything but the experts that stay in RAM. AUTO: a GPU if one is found. */
+enum sl_device { SL_DEVICE_CPU, SL_DEVICE_GPU, SL_DEVICE_AUTO };
+
+/* Lines of text for the user, `text` ending in a newline. */
+typedef void (*sl_say_fn)(void *context, const char *text);
+
 /* Progress of opening: `what` names the step; return false to cancel. */
 typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, uint64_t total);
 
 struct sl_engine_options {
     const char *model_dir;
-    /* Packed experts, or copies of them on several disks, "FILE,FILE": read from in turn; NULL:
+    /* Packed experts; or, on several disks, all parts of them or copies, "FILE,FILE"; NULL:
      * DIR/experts.sluice if there; "": unpacked. */
     const char *experts_file;
     uint64_t ram_bytes;     /* for routed experts; 0: what the machine can spare */
@@ -113,7 +119,21 @@ struct sl_engine_options {
      * are the same; for tests and demonstrations. */
     uint64_t sim_device_bytes, sim_link_bytes_per_second;
     enum sl_prefetch prefetch;
-    int32_t prefetch_depth;  /* layers that routers look ahead, 1 or 2; 0: the usual */
+    int32_t prefetch_depth; /* layers that routers look ahead, 1 or 2; 0: the usual */
+    /* Which experts stay: "blend", "lru", "lfu" or "static", which never learns; NULL: "blend". */
+    const char *policy;
+    const char *pinned_layers; /* whose experts give way last, such as "0-2,42"; NULL: none */
+    /* File of how experts were used in earlier runs, to start warm from if it is there; written by
+     * sl_engine_save_heat. NULL: none. */
+    const char *heat_profile;
+    /* What `sluice bench host` found out about this machine, by which experts are streamed,
+     * computed or read. NULL: the usual file, if it is there and of this machine; "": none. */
+    const char *machine_profile;
+    enum sl_device device;
+    uint64_t gpu_bytes; /* most of the GPU's memory that is taken; 0: what is free */
+    /* Hears, before anything large is taken, where the GPU's memory will go; may be NULL. */
+    sl_say_fn say;
+    void *say_context;
     bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
     bool buffered_io;        /* do not try O_DIRECT */
     bool with_mtp;           /* load the MTP block */
@@ -125,6 +145,12 @@ SL_API struct sl_engine_options sl_engine_options_default(void);
 SL_API SL_MUST_USE enum sl_status sl_engine_open(const struct sl_engine_options *options,
                                                  sl_engine **out, struct sl_error *error);
 SL_API void sl_engine_close(sl_engine *engine); /* after all of its sessions */
+
+/* Writes how experts were used, the earlier runs it started from included, into the options'
+ * heat_profile, as a whole or not at all. SL_OK and nothing done without one, or where the file
+ * that was there at the start could not be used (a notice says so) and so may be something else. */
+SL_API SL_MUST_USE enum sl_status sl_engine_save_heat(const sl_engine *engine,
+                                                      struct sl_error *error);
 
 struct sl_model_info {
     int32_t vocab, hidden, layers, experts, experts_per_token;
@@ -159,6 +185,8 @@ struct sl_stats {
     uint64_t router_useful, router_late, router_wasted; /* by routers applied early */
     uint64_t lookahead_layers,
         lookahead_ns;                /* layers at which routers looked ahead; time it took */
+    char gpu[192];                   /* the GPU in use, or why AUTO found none; else "" */
+    bool on_gpu;                     /* there is one in use */
     char cpu_isa[16];                /* the kernels' instruction set */
     int32_t threads, threads_pinned; /* that compute; those kept on a core of their own */
 };
@@ -290,16 +318,16 @@ SL_API SL_MUST_USE enum sl_status sl_bench_host(const struct sl_host_options *op
 SL_API SL_MUST_USE enum sl_status sl_inspect(const struct sl_engine_options *options, bool json,
                                              char **report, struct sl_error *error);
 
-/* Writes the experts of a checkpoint as one aligned, checksummed file. `output` NULL: into
- * DIR/experts.sluice. Writes beside it first and renames at the end; a run that was cut off goes on
- * where it stopped. */
+/* Writes the experts of a checkpoint as one aligned, checksummed file, or, when `output` is a list
+ * "FILE,FILE", in as many equal parts. `output` NULL: into DIR/experts.sluice. Writes beside each
+ * file first and renames at the end; a run that was cut off goes on where it stopped. */
 SL_API SL_MUST_USE enum sl_status sl_pack(const char *model_dir, const char *output,
                                           sl_progress_fn progress, void *context,
                                           struct sl_error *error);
 
-/* Reads a packed file and compares every checksum, and the file's origin with `model_dir` unless
- * that is NULL. */
-SL_API SL_MUST_USE enum sl_status sl_verify(const char *packed_file, const char *model_dir,
+/* Reads a packed file, one part or a list "FILE,FILE" of copies or of all parts, and compares every
+ * checksum, and the origin with `model_dir` unless that is NULL. */
+SL_API SL_MUST_USE enum sl_status sl_verify(const char *packed_files, const char *model_dir,
                                             sl_progress_fn progress, void *context,
                                             struct sl_error *error);
 

@@ -1,6 +1,6 @@
 /* Fuzz target: the head of a packed experts file. The first byte says whether the checksum is set
  * right, so that the fields behind it are reached; the next eight are the file's claimed size. */
-#include "offload/model_file.h"
+#include "offload/model_file_head.h"
 
 #include <string.h>
 
@@ -31,9 +31,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     /* What is accepted is whole and says the same when written again. */
     uint8_t again[MODEL_FILE_HEAD_BYTES];
     SL_ASSERT(head.file_bytes == file_bytes);
-    SL_ASSERT(model_file_slot_start(&head, head.spec.layers - 1, head.spec.experts - 1) +
-                  head.spec.slot_bytes ==
+    SL_ASSERT(model_file_slot_start(&head, head.slot_count - 1) + head.spec.slot_bytes ==
               file_bytes);
+    /* The first and the last expert of the file have its first and last slot. */
+    uint64_t experts = (uint64_t)head.spec.layers * (uint64_t)head.spec.experts;
+    uint64_t first = 0, last = experts - 1;
+    while (!model_file_holds(&head.spec, first))
+        first++;
+    while (!model_file_holds(&head.spec, last))
+        last--;
+    SL_ASSERT(model_file_slot_idx(&head.spec, first) == 0);
+    SL_ASSERT(model_file_slot_idx(&head.spec, last) == head.slot_count - 1);
     model_file_head_encode(&head, again);
     SL_ASSERT(memcmp(again, head_bytes, sizeof again) == 0);
     return 0;

@@ -1,5 +1,6 @@
 /* Packed experts files for tests; see the header. */
 #include "tests/support_packed.h"
+#include "offload/model_file.h"
 #include "runtime/pack.h"
 #include "tests/support.h"
 
@@ -31,6 +32,7 @@ static enum sl_status write_all(struct model_file_writer *writer,
         int idx = (int)(((int64_t)i * 7919 + first) % count);
         struct expert_ref ref = {idx / spec->experts, idx % spec->experts};
         bool present;
+        if (!model_file_holds(spec, (uint64_t)idx)) continue;
         if (stop_after >= 0 && puts >= stop_after) break;
         status = model_file_writer_recall(writer, ref, slot, &present, error);
         if (status != SL_OK || present) continue;
@@ -73,9 +75,14 @@ void packed_assert_whole(const char *path, const struct model_file_spec *spec, u
     for (int32_t i = 0; i < spec->layers * spec->experts; i++) {
         struct expert_ref ref = {i / spec->experts, i % spec->experts};
         const struct expert_segment *segment = &source->segments[i];
+        if (!model_file_holds(spec, (uint64_t)i)) {
+            assert_true(segment->file < 0);
+            continue;
+        }
         packed_slot(spec, seed, ref, slot);
+        assert_int_equal(segment->file, 0);
         assert_int_equal(segment->offset_bytes,
-                         model_file_slot_start(&head, ref.layer, ref.expert));
+                         model_file_slot_start(&head, model_file_slot_idx(spec, (uint64_t)i)));
         assert_true(segment->offset_bytes + spec->slot_bytes <= bytes);
         assert_memory_equal(data + segment->offset_bytes, slot, spec->slot_bytes);
         assert_int_equal(source->checksums[i], model_file_checksum(slot, spec->slot_bytes));

@@ -9,9 +9,10 @@
 void packed_slot(const struct model_file_spec *spec, uint64_t seed, struct expert_ref ref,
                  uint8_t *slot);
 
-/* Writes, or goes on writing, all experts of `seed` in a shuffled order, flushing each
- * `flush_every` puts, and finishes unless `stop_after` puts (>= 0) were made before. `*put_count`,
- * if not NULL, is what was put rather than recalled. The first failure ends it. */
+/* Writes, or goes on writing, all experts of `seed` that a file of `spec` holds in a shuffled
+ * order, flushing each `flush_every` puts, and finishes unless `stop_after` puts (>= 0) were made
+ * before. `*put_count`, if not NULL, is what was put rather than recalled. The first failure ends
+ * it. */
 SL_MUST_USE enum sl_status packed_write(const char *path, const struct model_file_spec *spec,
                                         uint64_t seed, int flush_every, int stop_after,
                                         int *put_count, struct sl_error *error);

@@ -288,10 +288,30 @@ static void ten_times_more_experts_than_ram_give_the_same_tokens(void **state)
     free(directory);
 }
 
-static void copies_of_the_experts_are_read_in_turn(void **state)
+/* Fails unless an engine over the packed files `list` computes `expected` [count, 512]. */
+static void assert_same_logits(const char *directory, const char *list, int32_t files,
+                               const int32_t *ids, size_t count, const float *expected)
+{
+    struct sl_engine_options options = engine_test_options(directory, 20 * 53248);
+    struct sl_error error;
+    options.experts_file = list;
+    sl_engine *engine = engine_test_open(&options, NULL);
+    assert_int_equal(engine->source.file_count, files);
+    sl_session *session = engine_test_session(engine);
+    float *logits = calloc(count * 512, sizeof *logits);
+    assert_non_null(logits);
+    assert_int_equal(sl_session_append(session, ids, count, logits, &error), SL_OK);
+    assert_memory_equal(logits, expected, sizeof(float) * count * 512);
+    free(logits);
+    sl_session_destroy(session);
+    sl_engine_close(engine);
+}
+
+static void copies_and_parts_of_the_experts_give_the_same_tokens(void **state)
 {
     char *directory = engine_test_copy_model("tiny-a"), *second = test_path(directory, "second");
-    char *first = test_path(directory, "experts.sluice"), *both = NULL, *wrong = NULL;
+    char *first = test_path(directory, "experts.sluice");
+    char *copies = NULL, *wrong = NULL, *parts = NULL, *turned = NULL;
     int32_t ids[32];
     struct sl_error error;
     sl_engine *engine;
@@ -299,30 +319,23 @@ static void copies_of_the_experts_are_read_in_turn(void **state)
     for (int32_t i = 0; i < 32; i++)
         ids[i] = (i * 31 + 5) % 512;
     float *expected = engine_test_reference(directory, ids, 32);
+    assert_true(asprintf(&copies, "%s,%s", first, second) > 0);
+    assert_true(asprintf(&wrong, "%s,%s/config.json", first, directory) > 0);
+    assert_true(asprintf(&parts, "%s/0,%s/1,%s/2", directory, directory, directory) > 0);
+    assert_true(asprintf(&turned, "%s/2,%s/0,%s/1", directory, directory, directory) > 0);
     assert_int_equal(sl_pack(directory, NULL, NULL, NULL, &error), SL_OK);
     assert_int_equal(sl_pack(directory, second, NULL, NULL, &error), SL_OK);
-    assert_true(asprintf(&both, "%s,%s", first, second) > 0);
-    assert_true(asprintf(&wrong, "%s,%s/config.json", first, directory) > 0);
+    assert_int_equal(sl_pack(directory, parts, NULL, NULL, &error), SL_OK);
     struct sl_engine_options options = engine_test_options(directory, 20 * 53248);
     options.experts_file = wrong;
     assert_int_equal(sl_engine_open(&options, &engine, &error), SL_ERR_FORMAT);
-    options.experts_file = both;
-    engine = engine_test_open(&options, NULL);
-    assert_int_equal(engine->source.file_count, 2);
-    sl_session *session = engine_test_session(engine);
-    float *logits = calloc((size_t)32 * 512, sizeof *logits);
-    assert_non_null(logits);
-    assert_int_equal(sl_session_append(session, ids, 32, logits, &error), SL_OK);
-    assert_memory_equal(logits, expected, sizeof(float) * 32 * 512);
-    free(logits);
+    assert_same_logits(directory, first, 1, ids, 32, expected);
+    assert_same_logits(directory, copies, 2, ids, 32, expected);
+    assert_same_logits(directory, parts, 3, ids, 32, expected);
+    assert_same_logits(directory, turned, 3, ids, 32, expected);
     free(expected);
-    sl_session_destroy(session);
-    sl_engine_close(engine);
     test_remove_tree(directory);
-    free(first);
-    free(second);
-    free(both);
-    free(wrong);
+    free(first), free(second), free(copies), free(wrong), free(parts), free(turned);
     free(directory);
 }
 
@@ -331,7 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_do_not_depend_on_chunks_threads_cache_or_reads),
         cmocka_unit_test(logits_do_not_depend_on_tiers_lanes_or_links),
-        cmocka_unit_test(copies_of_the_experts_are_read_in_turn),
+        cmocka_unit_test(copies_and_parts_of_the_experts_give_the_same_tokens),
         cmocka_unit_test(ten_times_more_experts_than_ram_give_the_same_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -44,6 +44,7 @@ struct variant {
     enum sl_prefetch prefetch;
     int32_t depth, step;
     bool trace, every_guess;
+    const char *policy; /* NULL: the usual */
 };
 
 /* Logits of all tokens under a variant, in RAM for about a quarter of the experts. */
@@ -54,6 +55,7 @@ static float *run_variant(const struct fixture *f, const struct variant *variant
     struct sl_error error;
     options.prefetch = variant->prefetch;
     options.prefetch_depth = variant->depth;
+    options.policy = variant->policy;
     sl_engine *engine = engine_test_open(&options, NULL);
     sl_session *session = engine_test_session(engine);
     float *logits = calloc((size_t)TOKENS * VOCAB, sizeof *logits);
@@ -77,16 +79,19 @@ static float *run_variant(const struct fixture *f, const struct variant *variant
 static void logits_do_not_depend_on_reading_ahead_or_recording(void **state)
 {
     static const struct variant variants[] = {
-        {"off", SL_PREFETCH_OFF, 0, 1, false, false},
-        {"off, recorded", SL_PREFETCH_OFF, 0, 1, true, false},
-        {"the table", SL_PREFETCH_HASH, 0, 1, false, false},
-        {"routers 1 ahead", SL_PREFETCH_AUTO, 1, 1, false, false},
-        {"routers 2 ahead", SL_PREFETCH_AUTO, 2, 1, false, false},
-        {"recorded", SL_PREFETCH_AUTO, 2, 1, true, false},
-        {"every guess recorded", SL_PREFETCH_AUTO, 1, 1, true, true},
-        {"every guess recorded, none used", SL_PREFETCH_OFF, 0, 5, true, true},
-        {"steps of 16", SL_PREFETCH_AUTO, 2, 16, true, true},
-        {"steps of all", SL_PREFETCH_AUTO, 2, TOKENS, true, false},
+        {"off", SL_PREFETCH_OFF, 0, 1, false, false, NULL},
+        {"off, least recently used", SL_PREFETCH_OFF, 0, 1, false, false, "lru"},
+        {"2 ahead, least frequently used", SL_PREFETCH_AUTO, 2, 1, false, false, "lfu"},
+        {"a static set", SL_PREFETCH_AUTO, 1, 16, false, false, "static"},
+        {"off, recorded", SL_PREFETCH_OFF, 0, 1, true, false, NULL},
+        {"the table", SL_PREFETCH_HASH, 0, 1, false, false, NULL},
+        {"routers 1 ahead", SL_PREFETCH_AUTO, 1, 1, false, false, NULL},
+        {"routers 2 ahead", SL_PREFETCH_AUTO, 2, 1, false, false, NULL},
+        {"recorded", SL_PREFETCH_AUTO, 2, 1, true, false, NULL},
+        {"every guess recorded", SL_PREFETCH_AUTO, 1, 1, true, true, NULL},
+        {"every guess recorded, none used", SL_PREFETCH_OFF, 0, 5, true, true, NULL},
+        {"steps of 16", SL_PREFETCH_AUTO, 2, 16, true, true, NULL},
+        {"steps of all", SL_PREFETCH_AUTO, 2, TOKENS, true, false, NULL},
     };
     const struct fixture *f = *state;
     float *first = NULL;

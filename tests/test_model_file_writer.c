@@ -2,6 +2,7 @@
 /* Writing packed files: killed at any moment, out of room, against another writer or a foreign
  * file, the result is the same file or none. */
 #include "offload/file_range.h"
+#include "offload/model_file.h"
 #include "offload/model_file_writer.h"
 #include "tests/support.h"
 #include "tests/support_packed.h"
@@ -150,7 +151,7 @@ static void a_recorded_slot_that_was_damaged_is_written_again(void **state)
     int puts = 0;
     assert_true(model_file_head_make(&spec, &head));
     assert_int_equal(packed_write(files->path, &spec, SEED, 1, EXPERTS, &puts, NULL), SL_OK);
-    flip_byte(files->partial, model_file_slot_start(&head, 1, 2) + 77);
+    flip_byte(files->partial, model_file_slot_start(&head, 4 * 1 + 2) + 77);
     flip_byte(files->partial, head.index_start_bytes + 8 * 3); /* entry of (0, 3) */
     assert_int_equal(packed_write(files->path, &spec, SEED, 3, -1, &puts, NULL), SL_OK);
     assert_int_equal(puts, 2);

@@ -88,13 +88,16 @@ static uint8_t *compress(const struct compressor *compressor, int32_t threads, i
 {
     struct kv_compress_args args = compressor->args;
     struct stream *stream = ops_test_stream(threads);
+    int32_t *positions = ops_test_alloc(sizeof *positions * (size_t)compressor->tokens);
+    for (int32_t t = 0; t < compressor->tokens; t++)
+        positions[t] = t;
     args.rows = ops_test_alloc((size_t)args.rows_max * compressor->row_bytes + 1);
     args.state = ops_test_floats(compressor->state_floats);
     for (size_t i = 0; i < compressor->state_floats; i++)
         if (i / (size_t)compressor->columns % 2 == 1) args.state[i] = -INFINITY;
     for (int32_t first = 0; first < compressor->tokens; first += step) {
         size_t offset = (size_t)first * (size_t)compressor->columns;
-        args.position = first;
+        args.positions = positions + first;
         args.tokens = min_i32(step, compressor->tokens - first);
         args.keys = compressor->args.keys + offset;
         args.gates = compressor->args.gates + offset;

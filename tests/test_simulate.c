@@ -215,6 +215,32 @@ static void test_ends_and_refusals(void **state)
     assert_non_null(strstr(error.message, "disk"));
 }
 
+static void no_schedule_beats_the_bounds(void **state)
+{
+    (void)state;
+    struct simulate_options options = make_options();
+    double up_ns = BYTES / 52e9 * 1e9, cpu_ns = BYTES / 150e9 * 1e9;
+    /* One expert goes where it is done sooner; the device's own are computed meanwhile. */
+    assert_true(fabs(simulate_layer_least_ns(&options, 3, 1, 0) - cpu_ns) < 1);
+    /* Of many, the link takes its share. */
+    double all_ns = simulate_layer_least_ns(&options, 0, 60, 0);
+    assert_true(all_ns < 60 * cpu_ns && all_ns > 60.0 * BYTES / 178e9 * 1e9 - 1);
+    assert_true(simulate_layer_least_ns(&options, 0, 0, 2) > 2 * BYTES / 7e9 * 1e9 - 1);
+    assert_true(simulate_layer_least_ns(&options, 0, 0, 0) == 0);
+    options.profile.lanes[RATES_CPU] = (struct rate){0};
+    assert_true(fabs(simulate_layer_least_ns(&options, 0, 2, 0) - 2 * up_ns) < 1);
+    options.device_slots = 0;
+    assert_true(isinf(simulate_layer_least_ns(&options, 0, 1, 0)));
+
+    for (int32_t with_cpu = 0; with_cpu < 2; with_cpu++) {
+        options = make_options();
+        if (!with_cpu) options.profile.lanes[RATES_CPU] = (struct rate){0};
+        struct simulate_result result = run(&options, "base");
+        assert_true(result.tokens_per_second <= result.bound_by_layer);
+        assert_true(result.bound_by_layer <= result.bound * (1 + 1e-9));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +250,7 @@ int main(void)
         cmocka_unit_test(test_better_machines_are_faster),
         cmocka_unit_test(test_prefetch_hides_what_the_link_has_time_for),
         cmocka_unit_test(test_ends_and_refusals),
+        cmocka_unit_test(no_schedule_beats_the_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -361,7 +361,7 @@ static void run_shares(struct worker_pool *pool, struct shares *shares)
     assert_int_equal(atomic_load(&done), shares->count);
 }
 
-static void each_node_begins_with_its_own_share(void **state)
+static void each_thread_begins_with_its_own_share(void **state)
 {
     /* Threads of node 0: 0, 2 and 4; of node 1: 1; of node 2: none; of node 3: 3 and 5. */
     static const int32_t nodes[] = {0, 1, 0, 3, 0, 3};
@@ -372,10 +372,11 @@ static void each_node_begins_with_its_own_share(void **state)
             make_pool(&(struct worker_pool_options){.threads = 6, .nodes = nodes});
         shares = (struct shares){.count = 60, .threads = 6, .holder = -1};
         run_shares(pool, &shares);
-        /* Shares in proportion to the threads: 0..29, 30..39 and 40..59. All threads came in, each
-         * to its own share, before one went on; so the first indices of each share have as many
-         * takers as their node has threads, all different. */
-        static const int32_t first[] = {0, 1, 2, 30, 40, 41};
+        /* Shares of ten, those of node 0 first: the caller's is the first of all. All threads came
+         * in, each to its own share, before one went on; so the shares' first indices have
+         * different takers. */
+        static const int32_t first[] = {0, 10, 20, 30, 40, 50};
+        assert_true(pthread_equal(shares.takers[0], pthread_self()));
         for (size_t i = 0; i < SL_COUNT_OF(first); i++)
             for (size_t k = 0; k < i; k++)
                 assert_false(pthread_equal(shares.takers[first[i]], shares.takers[first[k]]));
@@ -529,7 +530,7 @@ int main(void)
         cmocka_unit_test(workers_finish_a_job_the_caller_only_looks_at),
         cmocka_unit_test(submit_returns_while_the_job_is_worked_on),
         cmocka_unit_test(a_pool_without_workers_works_in_wait),
-        cmocka_unit_test(each_node_begins_with_its_own_share),
+        cmocka_unit_test(each_thread_begins_with_its_own_share),
         cmocka_unit_test(a_slow_node_s_share_is_taken_by_the_others),
         cmocka_unit_test(every_index_runs_once_on_any_nodes),
         cmocka_unit_test(threads_run_on_the_cpus_asked_for_and_the_caller_is_set_free),

@@ -45,7 +45,7 @@ static float *state_slot(const struct kv_compress_args *args, int32_t position)
 static void remember(const struct kv_compress_args *args, int32_t t, int32_t first, int32_t count)
 {
     size_t columns = (size_t)halves(args) * (size_t)args->width;
-    int32_t position = args->position + t;
+    int32_t position = args->positions[t];
     const float *ape = args->ape + (size_t)(position % args->ratio) * columns;
     float *keys = state_slot(args, position);
     float *gates = keys + columns;
@@ -112,7 +112,7 @@ static void pool_channels(const void *context, int32_t block)
     int32_t row = tile->row;
     for (int32_t t = tile->token; t < tile->token + tile->token_count; t++) {
         remember(args, t, first, count);
-        if ((args->position + t + 1) % args->ratio != 0) continue;
+        if ((args->positions[t] + 1) % args->ratio != 0) continue;
         size_t pooled = (size_t)(row - tile->row) * (size_t)args->width + (size_t)first;
         pool_group(args, row, first, count, tile->pooled + pooled);
         row++;
@@ -143,9 +143,12 @@ void cpu_kv_compress(struct stream *stream, const struct kv_compress_args *args)
     SL_ASSERT(row_codec_supported(&args->format));
     SL_ASSERT(row_codec_width(&args->format) == args->width);
     SL_ASSERT(args->format.rotary % 2 == 0);
-    SL_ASSERT(args->ratio >= 1 && args->position >= 0 && args->tokens >= 0);
+    SL_ASSERT(args->ratio >= 1 && args->tokens >= 0);
+    if (args->tokens == 0) return;
+    int32_t position = args->positions[0];
+    SL_ASSERT(position >= 0 && args->positions[args->tokens - 1] == position + args->tokens - 1);
     SL_ASSERT(args->state_capacity >= halves(args) * args->ratio);
-    SL_ASSERT((args->position + args->tokens) / args->ratio <= args->rows_max);
+    SL_ASSERT((position + args->tokens) / args->ratio <= args->rows_max);
     struct compress_tile tile = {.args = args, .pooled = stream->scratch};
     /* One row less than fit, for the group the tile begins in. */
     int64_t tokens_max = (int64_t)(STREAM_SCRATCH_FLOATS / args->width - 1) * args->ratio;
@@ -153,8 +156,8 @@ void cpu_kv_compress(struct stream *stream, const struct kv_compress_args *args)
         tile.token = token;
         tile.token_count = args->tokens - token;
         if (tile.token_count > tokens_max) tile.token_count = (int32_t)tokens_max;
-        tile.row = (args->position + token) / args->ratio;
-        tile.row_count = (args->position + token + tile.token_count) / args->ratio - tile.row;
+        tile.row = (position + token) / args->ratio;
+        tile.row_count = (position + token + tile.token_count) / args->ratio - tile.row;
         stream_run(stream, ceil_div_i32(args->width, CHANNEL_BLOCK), pool_channels, &tile);
         stream_run(stream, tile.row_count, finish_row, &tile);
     }

@@ -12,8 +12,14 @@
 #define FEW          4    /* tokens, also the width of the inner loop */
 #define PANEL        1024 /* columns of a decoded panel: 8 KiB with its four rows */
 #define PANEL_BLOCKS (PANEL / LINEAR_BLOCK)
-#define STEPS        4    /* vectors of 32 values in a block */
-#define AHEAD_BYTES  4096 /* of weights, fetched while others are multiplied */
+#define STEPS        4   /* vectors of 32 values in a block */
+#define SPAN_BLOCKS  256 /* whose scales are decoded at once */
+
+/* Weights are fetched into L2 this far ahead. Rows follow each other in memory, so the distance
+ * runs on from row to row. A pair of lines comes with its first. */
+#define AHEAD_BYTES_FP8  8192
+#define AHEAD_BYTES_BF16 4096
+#define PAIR_BYTES       128
 
 struct decoder {
     __m512i low[2], high[2]; /* bytes of the bf16 values of codes 0 .. 127 */
@@ -32,6 +38,8 @@ static struct decoder make_decoder(void)
 SIMD_INLINE void decode_64(const struct decoder *decoder, const uint8_t *codes, __m512i *out)
 {
     __m512i code = _mm512_loadu_si512(codes);
+    /* Kept in its register: loading it again for each use would fill the load ports. */
+    __asm__("" : "+v"(code));
     __m512i low = _mm512_permutex2var_epi8(decoder->low[0], code, decoder->low[1]);
     __m512i high = _mm512_permutex2var_epi8(decoder->high[0], code, decoder->high[1]);
     /* high | (code & sign) */
@@ -73,43 +81,104 @@ SIMD_INLINE __m512 multiply_pairs(__m512 sum, __m512i weight, const uint16_t *x)
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x), (__m512bh)weight);
 }
 
-/* totals[t] += one block of a row times up to FEW tokens, decoded in registers. */
-SIMD_INLINE void multiply_row_block(const struct decoder *decoder, enum matrix_format format,
-                                    const uint8_t *data, float scale, const uint16_t *x,
-                                    size_t x_stride, int tokens, __m512 *totals)
+/* Scales of blocks first .. first + count - 1 in one row of tiles. */
+struct span {
+    float scales[SPAN_BLOCKS];
+    int32_t first, count, tile; /* tile -1: none decoded */
+};
+
+SIMD_INLINE void decode_scales(const struct matrix *weight, int32_t row, struct span *span)
 {
-    __m512i weights[STEPS];
-    decode_block(decoder, format, data, weights);
-    for (int t = 0; t < tokens; t++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int i = 0; i < STEPS; i++)
-            sum = multiply_pairs(sum, weights[i], x + (size_t)t * x_stride + 32 * i);
-        totals[t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), totals[t]);
-    }
+    int32_t tile = row / LINEAR_BLOCK;
+    if (weight->format != MATRIX_FP8 || tile == span->tile) return;
+    const uint8_t *codes =
+        weight->scale + (size_t)tile * (size_t)linear_blocks(weight) + (size_t)span->first;
+    for (int32_t i = 0; i < span->count; i++)
+        span->scales[i] = e8m0_decode(codes[i]);
+    span->tile = tile;
 }
 
-/* totals[t] = one row times up to FEW tokens. */
-SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format format,
-                              const struct decoder *decoder, int32_t row, int tokens,
-                              __m512 *totals)
+/* kept[t] += `group` blocks of a row times up to FEW tokens, decoded in registers. Their sums grow
+ * side by side, which hides how long each product takes. */
+SIMD_INLINE void multiply_group(const struct decoder *decoder, enum matrix_format format,
+                                const uint8_t *data, const float *scales, int group,
+                                const uint16_t *x, size_t x_stride, int tokens, __m512 *kept)
 {
-    const struct matrix *weight = args->weight;
-    size_t block_bytes = LINEAR_BLOCK * linear_weight_bytes(format);
-    int32_t whole = weight->columns / LINEAR_BLOCK;
-    uint8_t tail[2 * LINEAR_BLOCK];
-    const uint8_t *data = find_block(args, format, row, 0, tail);
-    const uint16_t *x = args->input;
-    for (int t = 0; t < tokens; t++)
-        totals[t] = _mm512_setzero_ps();
-    for (int32_t block = 0; block < whole; block++, data += block_bytes, x += LINEAR_BLOCK) {
-        for (size_t i = 0; i < block_bytes; i += 64)
-            _mm_prefetch((const char *)data + AHEAD_BYTES + i, _MM_HINT_T0);
-        multiply_row_block(decoder, format, data, linear_scale(weight, row, block), x,
-                           args->input_stride, tokens, totals);
+    bool is_fp8 = format == MATRIX_FP8;
+    int block_bytes = is_fp8 ? LINEAR_BLOCK : 2 * LINEAR_BLOCK;
+    __m512i weights[FEW][STEPS];
+    __m512 sums[FEW][FEW];
+    for (int i = 0; i < group * block_bytes; i += PAIR_BYTES)
+        _mm_prefetch((const char *)data + (is_fp8 ? AHEAD_BYTES_FP8 : AHEAD_BYTES_BF16) + i,
+                     _MM_HINT_T1);
+    for (int b = 0; b < group; b++) {
+        decode_block(decoder, format, data + b * block_bytes, weights[b]);
+        for (int t = 0; t < tokens; t++)
+            sums[b][t] = _mm512_setzero_ps();
     }
-    if (whole == linear_blocks(weight)) return;
-    multiply_row_block(decoder, format, find_block(args, format, row, whole, tail),
-                       linear_scale(weight, row, whole), x, args->input_stride, tokens, totals);
+    for (int i = 0; i < STEPS; i++)
+        for (int b = 0; b < group; b++)
+            for (int t = 0; t < tokens; t++)
+                sums[b][t] = multiply_pairs(sums[b][t], weights[b][i],
+                                            x + (size_t)t * x_stride + LINEAR_BLOCK * b + 32 * i);
+    for (int b = 0; b < group; b++)
+        for (int t = 0; t < tokens; t++)
+            kept[t] = is_fp8 ? _mm512_fmadd_ps(sums[b][t], _mm512_set1_ps(scales[b]), kept[t])
+                             : _mm512_add_ps(sums[b][t], kept[t]);
+}
+
+/* totals[t] += `blocks` blocks of a row times up to FEW tokens. */
+SIMD_INLINE void multiply_blocks(const struct decoder *decoder, enum matrix_format format,
+                                 const uint8_t *data, const float *scales, int32_t blocks,
+                                 const uint16_t *x, size_t x_stride, int tokens, __m512 *totals)
+{
+    size_t block_bytes = LINEAR_BLOCK * (format == MATRIX_FP8 ? 1 : 2);
+    int group = FEW / tokens;
+    __m512 kept[FEW];
+    for (int t = 0; t < tokens; t++)
+        kept[t] = totals[t];
+    int32_t block = 0;
+    for (; block + group <= blocks; block += group)
+        multiply_group(decoder, format, data + (size_t)block * block_bytes, scales + block, group,
+                       x + (size_t)block * LINEAR_BLOCK, x_stride, tokens, kept);
+    for (; block < blocks; block++)
+        multiply_group(decoder, format, data + (size_t)block * block_bytes, scales + block, 1,
+                       x + (size_t)block * LINEAR_BLOCK, x_stride, tokens, kept);
+    for (int t = 0; t < tokens; t++)
+        totals[t] = kept[t];
+}
+
+/* totals[t][r] = up to four rows, one after the other, times up to FEW tokens. */
+SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format format,
+                              const struct decoder *decoder, struct span *span, const int32_t *row,
+                              int tokens, __m512 (*totals)[LINEAR_ROWS])
+{
+    __m512 sums[LINEAR_ROWS][FEW];
+    uint8_t tail[2 * LINEAR_BLOCK];
+    int32_t blocks = linear_blocks(args->weight);
+    int32_t whole = args->weight->columns / LINEAR_BLOCK;
+    for (int r = 0; r < LINEAR_ROWS; r++)
+        for (int t = 0; t < tokens; t++)
+            sums[r][t] = _mm512_setzero_ps();
+    for (int32_t first = 0; first < blocks; first += SPAN_BLOCKS) {
+        const uint16_t *x = (const uint16_t *)args->input + (size_t)first * LINEAR_BLOCK;
+        if (first != span->first || span->count == 0)
+            *span = (struct span){
+                .first = first, .count = min_i32(SPAN_BLOCKS, blocks - first), .tile = -1};
+        int32_t count = min_i32(SPAN_BLOCKS, whole - first);
+        for (int r = 0; r < LINEAR_ROWS; r++) {
+            decode_scales(args->weight, row[r], span);
+            multiply_blocks(decoder, format, find_block(args, format, row[r], first, tail),
+                            span->scales, count, x, args->input_stride, tokens, sums[r]);
+            if (first + count == blocks || first + SPAN_BLOCKS < blocks) continue;
+            multiply_blocks(decoder, format, find_block(args, format, row[r], whole, tail),
+                            span->scales + count, 1, x + (size_t)count * LINEAR_BLOCK,
+                            args->input_stride, tokens, sums[r]);
+        }
+    }
+    for (int r = 0; r < LINEAR_ROWS; r++)
+        for (int t = 0; t < tokens; t++)
+            totals[t][r] = sums[r][t];
 }
 
 struct panel {
@@ -177,8 +246,8 @@ SIMD_INLINE void multiply_many(const struct linear_rows *args, enum matrix_forma
 SIMD_INLINE void multiply_rows(const struct linear_rows *args, enum matrix_format format)
 {
     __m512 totals[LINEAR_TOKENS_MAX + FEW][LINEAR_ROWS];
-    __m512 few[LINEAR_ROWS][FEW];
     struct decoder decoder = make_decoder();
+    struct span span = {.count = 0};
     for (int32_t first = 0; first < args->row_count; first += LINEAR_ROWS) {
         int32_t count = min_i32(LINEAR_ROWS, args->row_count - first);
         int32_t row[LINEAR_ROWS];
@@ -188,15 +257,11 @@ SIMD_INLINE void multiply_rows(const struct linear_rows *args, enum matrix_forma
             memset(totals, 0, sizeof totals[0] * (size_t)(args->tokens + FEW - 1));
             multiply_many(args, format, &decoder, row, totals);
         } else {
-            for (int32_t r = 0; r < LINEAR_ROWS; r++) {
-                switch (args->tokens) {
-                case 1: multiply_few(args, format, &decoder, row[r], 1, few[r]); break;
-                case 2: multiply_few(args, format, &decoder, row[r], 2, few[r]); break;
-                case 3: multiply_few(args, format, &decoder, row[r], 3, few[r]); break;
-                default: multiply_few(args, format, &decoder, row[r], 4, few[r]); break;
-                }
-                for (int32_t t = 0; t < args->tokens; t++)
-                    totals[t][r] = few[r][t];
+            switch (args->tokens) {
+            case 1: multiply_few(args, format, &decoder, &span, row, 1, totals); break;
+            case 2: multiply_few(args, format, &decoder, &span, row, 2, totals); break;
+            case 3: multiply_few(args, format, &decoder, &span, row, 3, totals); break;
+            default: multiply_few(args, format, &decoder, &span, row, 4, totals); break;
             }
         }
         linear_float_finish(args, first, count, totals);

@@ -1,10 +1,14 @@
 /* A fixed set of threads that work through the indices of loops; see the header.
  *
- * The `left` of a share counts down the indices nobody has taken. Whoever lowers it by one owns an
- * index, and the loop cannot end before that index is reported in `unfinished`; so the plain fields
- * `loop` and `end` may be read after a successful claim. They are written only while nobody holds
- * an index: by submit, and by the thread that reports the last index of a loop and starts the next.
- * A thread that comes late from an earlier loop just takes an index of the present one. */
+ * The `range` of a share holds the indices nobody has taken. Whoever shortens it by one owns an
+ * index, and the loop cannot end before that index is reported in `unfinished`; so the plain field
+ * `loop` may be read after a successful claim. It is written only while nobody holds an index: by
+ * submit, and by the thread that reports the last index of a loop and starts the next. A thread
+ * that comes late from an earlier loop just takes an index of the present one.
+ *
+ * A share is taken from the front by its thread and from the back by others, so that each thread
+ * reads memory in one run as far as it can: jumping between runs of 128 KiB costs a fifth of the
+ * read bandwidth. */
 #include "kernels/cpu/worker_pool.h"
 
 #include <limits.h>
@@ -18,17 +22,17 @@
 /* Pauses between two looks at the clock; some microseconds at most. */
 #define SPINS_PER_LOOK 32
 
+/* The indices of one thread. Shares are in the order of the threads' nodes. */
 struct share {
-    _Alignas(64) _Atomic uint32_t left; /* indices not yet taken */
-    uint32_t end;                       /* the index after the last of the share */
-    int32_t first_thread;               /* threads on the nodes before this one */
-    int32_t threads;                    /* on this node */
+    _Alignas(64) _Atomic uint64_t range; /* first index << 32 | the index after the last */
 };
 
 struct worker {
     struct worker_pool *pool;
-    pthread_t thread; /* of the caller: unset */
-    int32_t node;
+    pthread_t thread;   /* of the caller: unset */
+    int32_t share;      /* its own */
+    int32_t node_first; /* the shares of its node */
+    int32_t node_end;
 };
 
 struct worker_pool {
@@ -41,10 +45,9 @@ struct worker_pool {
     _Alignas(64) const struct worker_loop *loop; /* the present one */
     struct worker_job *job;                      /* NULL: none in progress */
     int32_t next_loop;                           /* of the job */
-    int32_t node_count;
-    struct share *shares; /* [node_count] */
-    int32_t thread_count; /* the caller among them */
-    int32_t started;      /* workers[1 .. started] have a thread */
+    struct share *shares;                        /* [thread_count] */
+    int32_t thread_count;                        /* the caller among them */
+    int32_t started;                             /* workers[1 .. started] have a thread */
     int32_t pinned;
     int64_t spin_ns;
     pid_t caller_tid;        /* 0: the caller was not pinned */
@@ -131,19 +134,16 @@ static void tell_caller(struct worker_pool *pool)
 
 /* ---- working ------------------------------------------------------------------------------ */
 
-/* Cuts the indices into the shares of the nodes and opens them. */
+/* Cuts the indices into the threads' shares and opens them. */
 static void deal(struct worker_pool *pool, int32_t count)
 {
     uint64_t threads = (uint64_t)pool->thread_count;
-    uint64_t indices = (uint64_t)count;
+    uint64_t first = 0;
     atomic_store_explicit(&pool->unfinished, (uint32_t)count, memory_order_relaxed);
-    for (int32_t node = 0; node < pool->node_count; node++) {
-        struct share *share = &pool->shares[node];
-        uint64_t first_thread = (uint64_t)share->first_thread;
-        uint64_t end_thread = first_thread + (uint64_t)share->threads;
-        uint32_t first = (uint32_t)(indices * first_thread / threads);
-        share->end = (uint32_t)(indices * end_thread / threads);
-        atomic_store_explicit(&share->left, share->end - first, memory_order_release);
+    for (uint64_t i = 0; i < threads; i++) {
+        uint64_t end = (uint64_t)count * (i + 1) / threads;
+        atomic_store_explicit(&pool->shares[i].range, first << 32 | end, memory_order_release);
+        first = end;
     }
 }
 
@@ -168,36 +168,39 @@ static void advance(struct worker_pool *pool)
     tell_caller(pool);
 }
 
-static bool claim(struct share *share, int32_t *idx)
+static bool claim(struct share *share, bool from_front, int32_t *idx)
 {
-    uint32_t left = atomic_load_explicit(&share->left, memory_order_relaxed);
-    while (left > 0) {
-        if (!atomic_compare_exchange_weak_explicit(&share->left, &left, left - 1,
-                                                   memory_order_acquire, memory_order_relaxed))
-            continue;
-        *idx = (int32_t)(share->end - left);
-        return true;
+    uint64_t range = atomic_load_explicit(&share->range, memory_order_relaxed);
+    for (;;) {
+        uint32_t first = (uint32_t)(range >> 32), end = (uint32_t)range;
+        if (first == end) return false;
+        uint64_t rest = from_front ? range + ((uint64_t)1 << 32) : range - 1;
+        *idx = (int32_t)(from_front ? first : end - 1);
+        if (atomic_compare_exchange_weak_explicit(&share->range, &range, rest, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return true;
     }
-    return false;
 }
 
-/* An index of the own node's share, or else of the next that has one. */
-static bool claim_any(struct worker_pool *pool, int32_t node, int32_t *idx)
+/* An index of the own share, or else of one on the same node, or else of any. */
+static bool claim_any(struct worker_pool *pool, const struct worker *worker, int32_t *idx)
 {
-    for (int32_t i = 0; i < pool->node_count; i++) {
-        if (claim(&pool->shares[node], idx)) return true;
-        if (++node == pool->node_count) node = 0;
-    }
+    if (claim(&pool->shares[worker->share], true, idx)) return true;
+    for (int32_t i = worker->node_first; i < worker->node_end; i++)
+        if (claim(&pool->shares[i], false, idx)) return true;
+    for (int32_t i = 0; i < pool->thread_count; i++)
+        if (claim(&pool->shares[i], false, idx)) return true;
     return false;
 }
 
 /* Takes indices and works on them until there is none to take. */
-static void work(struct worker_pool *pool, int32_t node)
+static void work(const struct worker *worker)
 {
+    struct worker_pool *pool = worker->pool;
     for (;;) {
         /* Reported together: the loop cannot end in between, so all are of the same one. */
         uint32_t finished = 0;
-        for (int32_t idx; claim_any(pool, node, &idx); finished++)
+        for (int32_t idx; claim_any(pool, worker, &idx); finished++)
             pool->loop->fn(pool->loop->context, idx);
         if (finished == 0) return;
         if (atomic_fetch_sub(&pool->unfinished, finished) == finished) advance(pool);
@@ -212,7 +215,7 @@ static void *worker_main(void *argument)
     while (!atomic_load(&pool->stopping)) {
         wait_for_generation(pool, seen);
         seen = atomic_load(&pool->generation);
-        work(pool, worker->node);
+        work(worker);
     }
     return NULL;
 }
@@ -229,35 +232,42 @@ static bool options_are_valid(const struct worker_pool_options *options)
     return true;
 }
 
+/* Gives each worker its share, those of a node side by side. */
+static void assign_shares(struct worker_pool *pool, const int32_t *nodes)
+{
+    int32_t assigned = 0;
+    for (int32_t node = 0; assigned < pool->thread_count; node++) {
+        int32_t first = assigned;
+        for (int32_t i = 0; i < pool->thread_count; i++)
+            if ((nodes ? nodes[i] : 0) == node) pool->workers[i].share = assigned++;
+        for (int32_t i = 0; i < pool->thread_count; i++) {
+            if ((nodes ? nodes[i] : 0) != node) continue;
+            pool->workers[i].node_first = first;
+            pool->workers[i].node_end = assigned;
+        }
+    }
+}
+
 /* The pool with its shares, without threads; NULL when memory ran out. */
 static struct worker_pool *make_pool(const struct worker_pool_options *options)
 {
     int32_t threads = options->threads;
-    int32_t nodes = 1;
-    for (int32_t i = 0; options->nodes && i < threads; i++)
-        nodes = max_i32(nodes, options->nodes[i] + 1);
     size_t pool_bytes = sizeof(struct worker_pool) + (size_t)threads * sizeof(struct worker);
     struct worker_pool *pool = aligned_alloc(64, align_up(pool_bytes, 64));
-    struct share *shares = aligned_alloc(64, (size_t)nodes * sizeof *shares);
+    struct share *shares = aligned_alloc(64, (size_t)threads * sizeof *shares);
     if (!pool || !shares) {
         free(pool);
         free(shares);
         return NULL;
     }
     int32_t spin_us = options->spin_us ? options->spin_us : WORKER_POOL_SPIN_US;
-    *pool = (struct worker_pool){.node_count = nodes,
-                                 .shares = shares,
-                                 .thread_count = threads,
-                                 .spin_ns = (int64_t)spin_us * 1000};
-    for (int32_t node = 0; node < nodes; node++)
-        shares[node] = (struct share){0};
+    *pool = (struct worker_pool){
+        .shares = shares, .thread_count = threads, .spin_ns = (int64_t)spin_us * 1000};
     for (int32_t i = 0; i < threads; i++) {
-        int32_t node = options->nodes ? options->nodes[i] : 0;
-        pool->workers[i] = (struct worker){.pool = pool, .node = node};
-        shares[node].threads++;
+        shares[i] = (struct share){0};
+        pool->workers[i] = (struct worker){.pool = pool};
     }
-    for (int32_t node = 1; node < nodes; node++)
-        shares[node].first_thread = shares[node - 1].first_thread + shares[node - 1].threads;
+    assign_shares(pool, options->nodes);
     return pool;
 }
 
@@ -359,7 +369,7 @@ void worker_pool_wait(struct worker_pool *pool, struct worker_job *job)
 {
     for (;;) {
         uint32_t seen = atomic_load(&pool->progress);
-        work(pool, pool->workers[0].node);
+        work(&pool->workers[0]);
         if (worker_pool_done(job)) return;
         wait_for_progress(pool, seen);
     }

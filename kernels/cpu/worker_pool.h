@@ -5,9 +5,10 @@
  * 0. No locks: threads take indices from atomic counters, and an idle worker spins for a bounded
  * time and then sleeps in the kernel. Nothing is allocated after create.
  *
- * With workers on several NUMA nodes every loop is cut into one contiguous share of its indices per
- * node, sized by the node's workers and at the same place for the same count, so that the rows of a
- * matrix are read by the same node each time; who has finished his share takes from the others.
+ * Every loop is cut into one contiguous share of its indices per worker, those of a NUMA node's
+ * workers side by side and at the same place for the same count, so that the rows of a matrix are
+ * read in long runs and by the same node each time; who has finished his share takes from the
+ * others, on his node first.
  * Memory is not placed by this: experts' slots are best interleaved over the nodes, until the
  * memory of weights is first touched by the shares that read it. What a loop computes must depend
  * on neither. */

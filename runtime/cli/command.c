@@ -50,6 +50,20 @@ int command_work(command_work_fn work, const void *options, bool quiet)
     return status == SL_OK ? COMMAND_OK : command_fail(&error);
 }
 
+int command_close_engine(sl_engine *engine, int exit_code)
+{
+    struct sl_error error;
+    const char *notice;
+    for (int32_t i = 0; (notice = sl_engine_notice(engine, i)); i++)
+        fprintf(stderr, "sluice: note: %s\n", notice);
+    if (sl_engine_save_heat(engine, &error) != SL_OK) {
+        int failed = command_fail(&error);
+        if (exit_code == COMMAND_OK) exit_code = failed;
+    }
+    sl_engine_close(engine);
+    return exit_code;
+}
+
 int command_flush(int exit_code)
 {
     if (fflush(stdout) == 0 && !ferror(stdout)) return exit_code;

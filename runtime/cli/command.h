@@ -32,6 +32,11 @@ typedef enum sl_status (*command_work_fn)(const void *options, sl_progress_fn pr
  * Returns the exit code. */
 int command_work(command_work_fn work, const void *options, bool quiet);
 
+/* Ends what an engine was opened for: tells on stderr what went on in a degraded way, keeps how
+ * experts were used where --profile asked for it, and closes it. Returns `exit_code`, or
+ * COMMAND_FAILED with a message where the profile could not be written. */
+int command_close_engine(sl_engine *engine, int exit_code);
+
 /* Pushes what was printed to its destination: a full disk is an error, not silence. Returns
  * `exit_code`, or COMMAND_FAILED with a message. */
 int command_flush(int exit_code);

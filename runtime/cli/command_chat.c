@@ -229,7 +229,8 @@ static int converse(struct chat *chat)
     return command_flush(exit_code);
 }
 
-/* Opens what a conversation needs once there is an engine; close_chat undoes it in every case. */
+/* Opens what a conversation needs once there is an engine; close_chat undoes it in every case, but
+ * for the engine. */
 static enum sl_status open_chat(struct chat *chat, struct sl_error *error)
 {
     const struct answer_args *args = &chat->options->answer;
@@ -255,7 +256,6 @@ static void close_chat(struct chat *chat)
     conversation_deinit(&chat->conversation);
     if (chat->session) sl_session_destroy(chat->session);
     if (chat->sampler) sl_sampler_destroy(chat->sampler);
-    if (chat->engine) sl_engine_close(chat->engine);
 }
 
 int command_chat(int argc, char **argv)
@@ -283,8 +283,9 @@ int command_chat(int argc, char **argv)
     struct sl_engine_options wanted = engine_args_options(&options.engine, &chat.progress);
     enum sl_status status = sl_engine_open(&wanted, &chat.engine, &error);
     progress_clear(&chat.progress);
+    if (status == SL_OK) engine_args_tell_gpu(chat.engine, &chat.progress);
     if (status == SL_OK) status = open_chat(&chat, &error);
     exit_code = status == SL_OK ? converse(&chat) : command_fail(&error);
     close_chat(&chat);
-    return exit_code;
+    return chat.engine ? command_close_engine(chat.engine, exit_code) : exit_code;
 }

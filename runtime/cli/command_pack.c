@@ -1,4 +1,4 @@
-/* `sluice pack` and `sluice verify`: the packed file of experts, written and checked. */
+/* `sluice pack` and `sluice verify`: packed files of experts, written and checked. */
 #include "runtime/cli/command.h"
 
 #include <stdlib.h>
@@ -14,7 +14,7 @@ static const struct option_spec pack_specs[] = {
     {"model", 'm', OPTION_TEXT, true, FIELD(model), .value = "DIR",
      .help = "directory of the checkpoint"},
     {"output", 'o', OPTION_TEXT, false, FIELD(output), .value = "FILE",
-     .help = "where to write (DIR/experts.sluice)"},
+     .help = "where to write; FILE,FILE: in parts, one a disk (DIR/experts.sluice)"},
     {"quiet", 0, OPTION_FLAG, false, FIELD(quiet), .help = "no progress on the terminal"},
     {0},
 };
@@ -32,9 +32,10 @@ int command_pack(int argc, char **argv)
     const struct option_set sets[] = {{pack_specs, &options}, {0}};
     const struct options_command command = {
         .name = "pack",
-        .usage = "-m DIR [-o FILE]",
-        .summary = "Writes the experts of a checkpoint as one file that is faster to read. A run\n"
-                   "that was cut off goes on where it stopped.",
+        .usage = "-m DIR [-o FILE[,FILE...]]",
+        .summary = "Writes the experts of a checkpoint as one file that is faster to read, or in\n"
+                   "equal parts, so that several disks work together. A run that was cut off\n"
+                   "goes on where it stopped.",
         .set = sets,
     };
     int exit_code = COMMAND_OK;
@@ -76,9 +77,9 @@ int command_verify(int argc, char **argv)
     const struct option_set sets[] = {{verify_specs, &options}, {0}};
     const struct options_command command = {
         .name = "verify",
-        .usage = "FILE [-m DIR] | -m DIR",
-        .summary = "Reads a packed file and compares every checksum, and its origin with DIR.\n"
-                   "Without FILE, DIR/experts.sluice is meant.",
+        .usage = "FILE[,FILE...] [-m DIR] | -m DIR",
+        .summary = "Reads a packed file, one part, or all parts or copies, and compares every\n"
+                   "checksum, and the origin with DIR. Without FILE, DIR/experts.sluice is meant.",
         .set = sets,
         .operand = &options.file,
     };

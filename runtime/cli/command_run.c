@@ -15,7 +15,7 @@
 struct run_options {
     const char *prompt, *file, *ids, *ids_file;
     const char *trace;
-    bool raw, json, trace_all, explain;
+    bool raw, json, trace_all, explain, layers;
     struct engine_args engine;
     struct answer_args answer;
 };
@@ -39,6 +39,8 @@ static const struct option_spec run_specs[] = {
      .help = "with --trace: record every way of guessing, not only the one used"},
     {"explain", 0, OPTION_FLAG, false, FIELD(explain),
      .help = "say for each expert where it was and when it was ready, on stderr"},
+    {"layers", 0, OPTION_FLAG, false, FIELD(layers),
+     .help = "with --stats: experts, guesses and waits of every layer"},
     {0},
 };
 
@@ -56,6 +58,7 @@ static const char *find_conflict(const struct run_options *options)
     if (raw && options->answer.think != THINK_NONE)
         return "--think needs the chat prompt, which --raw leaves out";
     if (options->trace_all && !options->trace) return "--trace-guesses needs --trace FILE";
+    if (options->layers && !options->answer.stats) return "--layers needs --stats";
     return NULL;
 }
 
@@ -190,6 +193,7 @@ static int answer(const struct run_options *options, sl_engine *engine,
     enum sl_status stopped = sl_trace_stop(engine, status == SL_OK ? &error : &late);
     if (status == SL_OK) status = stopped;
     exit_code = report(options, &result, status, &error);
+    if (options->layers) stats_print_layers(engine, stderr);
 done:
     generate_result_deinit(&result);
     if (session) sl_session_destroy(session);
@@ -213,11 +217,12 @@ static int open_and_answer(const struct run_options *options)
         struct sl_engine_options wanted = engine_args_options(&options->engine, &progress);
         status = sl_engine_open(&wanted, &engine, &error);
         progress_clear(&progress);
+        if (status == SL_OK) engine_args_tell_gpu(engine, &progress);
     }
     int exit_code = 0;
     if (status == SL_OK) {
         exit_code = answer(options, engine, &text, &progress);
-        sl_engine_close(engine);
+        exit_code = command_close_engine(engine, exit_code);
     } else {
         exit_code = command_fail(&error);
     }

@@ -9,10 +9,12 @@
 /* In the order of enum sl_io and enum sl_numerics. */
 static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
 static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
+static const char *const device_names[] = {"auto", "cpu", "gpu", NULL};
 static const char *const tiers_names[] = {"auto", "exclusive", "inclusive", NULL};
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
 static const char *const prefetch_names[] = {"auto", "off", "hash", NULL};
+static const char *const policy_names[] = {"blend", "lru", "lfu", "static", NULL};
 _Static_assert(SL_PREFETCH_AUTO == 0 && SL_PREFETCH_OFF == 1 && SL_PREFETCH_HASH == 2,
                "prefetch_names");
 _Static_assert(SL_IO_AUTO == 0 && SL_IO_URING == 1 && SL_IO_PREAD == 2, "io_names");
@@ -27,6 +29,10 @@ const struct option_spec engine_args_specs[] = {
      .help = "directory of the checkpoint"},
     {"ram", 0, OPTION_SIZE, false, FIELD(ram_bytes), .value = "SIZE",
      .help = "memory for experts, such as 512M or 8G (what can be spared)"},
+    {"device", 0, OPTION_CHOICE, false, FIELD(device), .choices = device_names, .value = "KIND",
+     .help = "who computes: cpu, gpu, or auto, a GPU if one is found (auto)"},
+    {"gpu", 0, OPTION_SIZE, false, FIELD(gpu_bytes), .value = "SIZE",
+     .help = "most of the GPU's memory that is taken (what is free)"},
     {"sim-device", 0, OPTION_SIZE, false, FIELD(sim_device_bytes), .value = "SIZE",
      .help = "a simulated device with that much memory for experts (none)"},
     {"sim-link", 0, OPTION_SIZE, false, FIELD(sim_link), .value = "SIZE",
@@ -34,7 +40,8 @@ const struct option_spec engine_args_specs[] = {
     {"tiers", 0, OPTION_CHOICE, false, FIELD(tiers), .choices = tiers_names, .value = "KIND",
      .help = "experts on the device and in RAM: exclusive, inclusive or auto (auto)"},
     {"experts", 0, OPTION_TEXT, false, FIELD(experts), .value = "FILE",
-     .help = "packed experts, or copies as FILE,FILE, or \"unpacked\" (DIR/experts.sluice)"},
+     .help = "packed experts, their parts or copies as FILE,FILE, or \"unpacked\" "
+             "(DIR/experts.sluice)"},
     {"ctx", 0, OPTION_INT, false, FIELD(context), 1, TOKENS_MAX, .value = "N",
      .help = "most tokens of prompt and answer together (4096)"},
     {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",
@@ -52,6 +59,14 @@ const struct option_spec engine_args_specs[] = {
      .help = "experts read ahead: auto, off, or hash, only what token ids tell (auto)"},
     {"prefetch-depth", 0, OPTION_INT, false, FIELD(prefetch_depth), 1, 2, .value = "N",
      .help = "layers that routers look ahead, 1 or 2 (1)"},
+    {"policy", 0, OPTION_CHOICE, false, FIELD(policy), .choices = policy_names, .value = "NAME",
+     .help = "which experts stay: blend, lru, lfu, or static as --profile says (blend)"},
+    {"pin-layers", 0, OPTION_TEXT, false, FIELD(pinned), .value = "LIST",
+     .help = "layers whose experts give way last, such as 0-2,42 (none)"},
+    {"profile", 0, OPTION_TEXT, false, FIELD(profile), .value = "FILE",
+     .help = "start warm from how experts were used before, and keep it for the next run"},
+    {"machine", 0, OPTION_TEXT, false, FIELD(machine), .value = "FILE",
+     .help = "figures of 'sluice bench host', or \"none\" (~/.cache/sluice/machine)"},
     {"buffered-io", 0, OPTION_FLAG, false, FIELD(buffered_io),
      .help = "read through the page cache, not around it"},
     {"numerics", 0, OPTION_CHOICE, false, FIELD(numerics), .choices = numerics_names,
@@ -67,6 +82,10 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.experts_file = args->experts;
     if (args->experts && strcmp(args->experts, "unpacked") == 0) options.experts_file = "";
     options.ram_bytes = args->ram_bytes;
+    options.device = args->device == 1   ? SL_DEVICE_CPU
+                     : args->device == 2 ? SL_DEVICE_GPU
+                                         : SL_DEVICE_AUTO;
+    options.gpu_bytes = args->gpu_bytes;
     options.sim_device_bytes = args->sim_device_bytes;
     options.sim_link_bytes_per_second = args->sim_link;
     options.tiers = (enum sl_tiers)args->tiers;
@@ -77,12 +96,27 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.io = (enum sl_io)args->io;
     options.prefetch = (enum sl_prefetch)args->prefetch;
     options.prefetch_depth = args->prefetch_depth;
+    options.policy = policy_names[args->policy];
+    options.pinned_layers = args->pinned;
+    options.heat_profile = args->profile;
+    options.machine_profile = args->machine;
+    if (args->machine && strcmp(args->machine, "none") == 0) options.machine_profile = "";
     options.numerics = (enum sl_numerics)args->numerics;
     options.fast_prefill = args->prefill == 1;
     options.buffered_io = args->buffered_io;
     if (progress) {
         options.progress = progress_step;
         options.progress_context = progress;
+        options.say = progress_say;
+        options.say_context = progress;
     }
     return options;
+}
+
+void engine_args_tell_gpu(const sl_engine *engine, struct progress *progress)
+{
+    struct sl_stats stats;
+    sl_engine_stats(engine, &stats);
+    if (stats.on_gpu || !stats.gpu[0] || !progress->shown) return;
+    fprintf(stderr, "no GPU in use, the CPU computes: %s\n", stats.gpu);
 }

@@ -14,7 +14,8 @@
 
 void progress_init(struct progress *progress, bool quiet, bool bytes)
 {
-    *progress = (struct progress){.shown = !quiet && isatty(STDERR_FILENO) == 1, .bytes = bytes};
+    *progress = (struct progress){
+        .quiet = quiet, .shown = !quiet && isatty(STDERR_FILENO) == 1, .bytes = bytes};
 }
 
 static void draw(const struct progress *progress, uint64_t done, uint64_t total, uint64_t now_ns)
@@ -65,6 +66,13 @@ bool progress_step(void *context, const char *what, uint64_t done, uint64_t tota
 bool progress_prefill(void *context, size_t done, size_t total)
 {
     return progress_step(context, "prompt", done, total);
+}
+
+void progress_say(void *context, const char *text)
+{
+    struct progress *progress = context;
+    progress_clear(progress);
+    if (!progress->quiet) fputs(text, stderr);
 }
 
 void progress_clear(struct progress *progress)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 struct progress {
+    bool quiet;          /* say nothing */
     bool shown;          /* draw at all */
     bool bytes;          /* progress_step counts bytes: show a rate and the time left */
     bool drawn;          /* a line stands on the terminal */
@@ -23,6 +24,8 @@ struct progress {
 void progress_init(struct progress *progress, bool quiet, bool bytes);
 bool progress_step(void *context, const char *what, uint64_t done, uint64_t total);
 bool progress_prefill(void *context, size_t done, size_t total);
+/* Lines of text (an sl_say_fn), unless quiet. */
+void progress_say(void *context, const char *text);
 /* Takes the line away; before anything else is printed. */
 void progress_clear(struct progress *progress);
 

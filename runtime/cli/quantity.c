@@ -42,6 +42,7 @@ struct quantity_text quantity_duration(uint64_t elapsed_ns)
     else if (seconds >= 1)
         snprintf(out.text, sizeof out.text, "%.1f s", (double)elapsed_ns / 1e9);
     else
-        snprintf(out.text, sizeof out.text, "%.0f ms", (double)elapsed_ns / 1e6);
+        snprintf(out.text, sizeof out.text, "%.*f ms", elapsed_ns < 10000000 ? 2 : 0,
+                 (double)elapsed_ns / 1e6);
     return out;
 }

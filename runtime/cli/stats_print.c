@@ -59,11 +59,28 @@ void stats_print_text(const struct generate_result *result, FILE *file)
             quantity_bytes(stats->expert_ram_bytes).text, stats->expert_slots,
             stats->expert_slots_total, quantity_bytes(stats->dense_bytes).text,
             quantity_bytes(stats->session_bytes).text);
+    if (stats->gpu[0])
+        fprintf(file, "gpu      %s%s\n",
+                stats->on_gpu ? "" : "none, the CPU computes: ", stats->gpu);
     if (stats->device_slots > 0) print_device(file, stats);
     fprintf(file, "slots    %s\n", stats->memory);
     fprintf(file, "reading  %s\n", stats->io);
     fprintf(file, "kernels  %s on %d thread%s, %d kept on a core each\n", stats->cpu_isa,
             stats->threads, stats->threads == 1 ? "" : "s", stats->threads_pinned);
+}
+
+void stats_print_layers(const sl_engine *engine, FILE *file)
+{
+    int32_t layers = sl_engine_info(engine).layers;
+    fprintf(file, "layer    asked  missed  useful    late  wasted   waited\n");
+    for (int32_t layer = 0; layer < layers; layer++) {
+        struct sl_layer_stats stats;
+        sl_engine_layer_stats(engine, layer, &stats);
+        fprintf(file,
+                "%5d %8" PRIu64 " %7" PRIu64 " %7" PRIu64 " %7" PRIu64 " %7" PRIu64 " %8s%s\n",
+                layer, stats.asked, stats.missed, stats.useful, stats.late, stats.wasted,
+                quantity_duration(stats.wait_ns).text, stats.from_table ? "  by the table" : "");
+    }
 }
 
 static double seconds(uint64_t elapsed_ns)

@@ -11,4 +11,7 @@ void stats_print_text(const struct generate_result *result, FILE *file);
 /* A new object, the caller's; NULL when there is no memory. */
 json_t *stats_print_json(const struct generate_result *result);
 
+/* A line a layer: experts asked for and missed, what became of guesses, time waited. */
+void stats_print_layers(const sl_engine *engine, FILE *file);
+
 #endif

@@ -1,0 +1,174 @@
+/* The table of GPU ops, the life of a GPU stream, devices and plain memory. */
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/stream.h"
+
+#include <string.h>
+
+#define ARCH_MIN 80 /* compute capability 8.0: bf16 products, asynchronous copies */
+
+enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
+                                struct sl_error *error)
+{
+    struct cudaDeviceProp properties;
+    int count = 0;
+    *info = (struct cuda_device_info){0};
+    CUDA_TRY(cudaGetDeviceCount(&count), "looking for a GPU", error);
+    if (device < 0 || device >= count)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "there is no GPU number %d: %d found",
+                            (int)device, count);
+    CUDA_TRY(cudaGetDeviceProperties(&properties, device), "asking for the GPU's properties",
+             error);
+    info->arch = properties.major * 10 + properties.minor;
+    if (info->arch < ARCH_MIN)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
+                            "GPU %d (%s) has compute capability %d.%d, and 8.0 is needed",
+                            (int)device, properties.name, properties.major, properties.minor);
+    CUDA_TRY(cudaSetDevice(device), "opening the GPU", error);
+    CUDA_TRY(cudaMemGetInfo(&info->memory_free_bytes, &info->memory_bytes),
+             "asking for the GPU's free memory", error);
+    snprintf(info->name, sizeof info->name, "%.127s", properties.name);
+    info->cache_bytes = (size_t)properties.l2CacheSize;
+    info->processors = properties.multiProcessorCount;
+#ifdef SL_CUDA_EMULATOR
+    info->emulated = true;
+#endif
+    return SL_OK;
+}
+
+bool cuda_built(void)
+{
+    return true;
+}
+
+static enum sl_status stream_fill(struct stream *stream, struct sl_error *error)
+{
+    int device = 0;
+    struct cudaDeviceProp properties;
+    CUDA_TRY(cudaGetDevice(&device), "asking for the current GPU", error);
+    CUDA_TRY(cudaGetDeviceProperties(&properties, device), "asking for the GPU's properties",
+             error);
+    stream->device = device;
+    stream->processors = properties.multiProcessorCount;
+    stream->shared_bytes_max = (int32_t)properties.sharedMemPerBlockOptin;
+    stream->arch = properties.major * 10 + properties.minor;
+    CUDA_TRY(cudaStreamCreateWithFlags(&stream->handle, cudaStreamNonBlocking), "creating a stream",
+             error);
+    CUDA_TRY(cudaMalloc((void **)&stream->scratch, CUDA_SCRATCH_BYTES),
+             "allocating the stream's scratch memory", error);
+    CUDA_TRY(cudaMalloc((void **)&stream->tickets, CUDA_TICKETS * sizeof(uint32_t)),
+             "allocating the stream's tickets", error);
+    CUDA_TRY(cudaMemset(stream->tickets, 0, CUDA_TICKETS * sizeof(uint32_t)),
+             "clearing the stream's tickets", error);
+    return cuda_check(cudaDeviceSynchronize(), "clearing the stream's tickets", error);
+}
+
+static void stream_destroy(struct stream *stream)
+{
+    if (!stream) return;
+    if (stream->handle) {
+        (void)cudaStreamSynchronize(stream->handle);
+        (void)cudaStreamDestroy(stream->handle);
+    }
+    (void)cudaFree(stream->scratch);
+    (void)cudaFree(stream->tickets);
+    free(stream);
+}
+
+enum sl_status cuda_stream_create(struct stream **out, struct sl_error *error)
+{
+    *out = NULL;
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory for a GPU stream");
+    enum sl_status status = stream_fill(stream, error);
+    if (status != SL_OK) {
+        stream_destroy(stream);
+        return status;
+    }
+    *out = stream;
+    return SL_OK;
+}
+
+static enum sl_status stream_create(const struct stream_options *options, struct stream **out)
+{
+    (void)options;
+    return cuda_stream_create(out, NULL);
+}
+
+static enum sl_status stream_sync(struct stream *stream)
+{
+    stream_latch(stream, cudaStreamSynchronize(stream->handle), "kernels in flight");
+    stream->synced = stream->fault;
+    stream->synced_where = stream->fault_where;
+    stream->fault = cudaSuccess;
+    stream->fault_where = NULL;
+    return stream->synced == cudaSuccess ? SL_OK : SL_ERR_IO;
+}
+
+enum sl_status cuda_stream_fault(const struct stream *stream, struct sl_error *error)
+{
+    if (stream->synced == cudaSuccess) return SL_OK;
+    return sl_error_set(error, SL_ERR_IO, 0, "the GPU failed (%s): %s (%s)", stream->synced_where,
+                        cudaGetErrorString(stream->synced), cudaGetErrorName(stream->synced));
+}
+
+enum sl_status cuda_memory_alloc(size_t bytes, void **out, struct sl_error *error)
+{
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    *out = NULL;
+    if (bytes == 0) return SL_OK;
+    cudaError_t code = cudaMalloc(out, bytes);
+    if (code != cudaErrorMemoryAllocation) return cuda_check(code, "allocating GPU memory", error);
+    *out = NULL;
+    (void)cudaGetLastError();
+    (void)cudaMemGetInfo(&free_bytes, &total_bytes);
+    return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
+                        "the GPU has no %zu bytes in one piece: %zu of %zu are free", bytes,
+                        free_bytes, total_bytes);
+}
+
+void cuda_memory_free(void *memory)
+{
+    if (memory) (void)cudaFree(memory);
+}
+
+static enum sl_status copy(struct stream *stream, void *target, const void *source, size_t bytes,
+                           enum cudaMemcpyKind kind)
+{
+    if (bytes == 0) return SL_OK;
+    stream_latch(stream, cudaMemcpyAsync(target, source, bytes, kind, stream->handle), "a copy");
+    return stream_sync(stream);
+}
+
+enum sl_status cuda_copy_in(struct stream *stream, void *device, const void *host, size_t bytes)
+{
+    return copy(stream, device, host, bytes, cudaMemcpyHostToDevice);
+}
+
+enum sl_status cuda_copy_out(struct stream *stream, void *host, const void *device, size_t bytes)
+{
+    return copy(stream, host, device, bytes, cudaMemcpyDeviceToHost);
+}
+
+const struct ops *ops_cuda(void)
+{
+    static const struct ops table = {
+        .name = "cuda",
+        .stream_create = stream_create,
+        .stream_destroy = stream_destroy,
+        .stream_sync = stream_sync,
+        .embed = cuda_embed,
+        .norm = cuda_norm,
+        .head_norm = cuda_head_norm,
+        .rope = cuda_rope,
+        .router = cuda_router,
+        .swiglu = cuda_swiglu,
+        .moe_combine = cuda_moe_combine,
+        .hyper_pre = cuda_hyper_pre,
+        .hyper_post = cuda_hyper_post,
+        .hyper_head = cuda_hyper_head,
+        .mtp_mix = cuda_mtp_mix,
+    };
+    return &table;
+}

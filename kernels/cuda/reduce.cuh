@@ -1,0 +1,53 @@
+/* Sums and maxima over a warp and a block in one fixed order: a butterfly inside a warp, then the
+ * warps' results by the same butterfly in every warp. The order depends on the block's size alone,
+ * so a token's result does not depend on its neighbours. Every thread gets the result. */
+#ifndef SLUICE_KERNELS_CUDA_REDUCE_CUH
+#define SLUICE_KERNELS_CUDA_REDUCE_CUH
+
+#include "kernels/cuda/launch.cuh"
+
+/* Of a block of at most 1024 threads. */
+#define WARPS_MAX 32
+
+__device__ __forceinline__ float warp_sum(float value)
+{
+#pragma unroll
+    for (int offset = WARP_LANES / 2; offset > 0; offset /= 2)
+        value += __shfl_xor_sync(WARP_ALL, value, offset);
+    return value;
+}
+
+/* A NaN is lost unless all are NaN, as by comparisons. */
+__device__ __forceinline__ float warp_max(float value)
+{
+#pragma unroll
+    for (int offset = WARP_LANES / 2; offset > 0; offset /= 2)
+        value = fmaxf(value, __shfl_xor_sync(WARP_ALL, value, offset));
+    return value;
+}
+
+/* Over a block of whole warps (threadIdx.x only); `parts` [WARPS_MAX] is shared memory that nobody
+ * else uses until the next barrier after the call. All threads of the block must call. */
+__device__ __forceinline__ float block_sum(float value, float *parts)
+{
+    int lane = (int)threadIdx.x % WARP_LANES;
+    int warps = (int)blockDim.x / WARP_LANES;
+    value = warp_sum(value);
+    __syncthreads(); /* the last use of parts is over */
+    if (lane == 0) parts[threadIdx.x / WARP_LANES] = value;
+    __syncthreads();
+    return warp_sum(lane < warps ? parts[lane] : 0.0f);
+}
+
+__device__ __forceinline__ float block_max(float value, float *parts)
+{
+    int lane = (int)threadIdx.x % WARP_LANES;
+    int warps = (int)blockDim.x / WARP_LANES;
+    value = warp_max(value);
+    __syncthreads();
+    if (lane == 0) parts[threadIdx.x / WARP_LANES] = value;
+    __syncthreads();
+    return warp_max(parts[lane < warps ? lane : 0]);
+}
+
+#endif

@@ -1,0 +1,102 @@
+/* What earlier runs left behind; see the header. */
+#include "runtime/profiles.h"
+
+#include "offload/calibration.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Assumed of a device whose memory nobody measured. */
+#define DEVICE_BYTES_PER_SECOND 1e12
+/* Assumed of a disk where only the processor was measured. */
+#define DISK_BYTES_PER_SECOND 3e9
+
+static void note(struct profiles *profiles, const char *sentence)
+{
+    SL_ASSERT(profiles->notice_count < PROFILES_NOTICES_MAX);
+    snprintf(profiles->notices[profiles->notice_count++], SL_ERROR_MESSAGE_BYTES_MAX, "%s",
+             sentence);
+}
+
+/* The lanes that were not measured, as assumed; the device's only where there is one. */
+static void fill_lanes(struct rates_profile *rates, const struct profiles_subject *subject)
+{
+    struct rates_profile assumed;
+    double link = subject->link_bytes_per_second;
+    struct rates_machine machine = {.device = link > 0 ? DEVICE_BYTES_PER_SECOND : 0,
+                                    .link = link,
+                                    .cpu = rates->lanes[RATES_CPU].bytes_per_second,
+                                    .disk = DISK_BYTES_PER_SECOND};
+    rates_profile_make(&assumed, rates->expert_bytes, &machine);
+    for (int32_t lane = 0; lane < RATES_LANES; lane++)
+        if (rates->lanes[lane].bytes_per_second == 0) {
+            rates->lanes[lane] = assumed.lanes[lane];
+            if (lane == RATES_DISK)
+                memcpy(rates->disk_bytes_per_second, assumed.disk_bytes_per_second,
+                       sizeof assumed.disk_bytes_per_second);
+        }
+    if (link > 0) return;
+    rates->lanes[RATES_UP] = (struct rate){0};
+    rates->lanes[RATES_DEVICE] = (struct rate){0};
+}
+
+static enum sl_status load_machine(const char *path, const struct profiles_subject *subject,
+                                   struct profiles *out, struct sl_error *error)
+{
+    struct calibration found;
+    struct calibration_machine here;
+    SL_TRY(calibration_load(path, &found, error));
+    calibration_machine_here(subject->source->files[0].path, cpu_isa_name(subject->isa),
+                             subject->threads, &here);
+    SL_TRY(calibration_check(&found, &here, subject->source->slot_bytes, (int64_t)time(NULL), path,
+                             error));
+    out->rates = found.rates;
+    fill_lanes(&out->rates, subject);
+    out->measured = true;
+    return SL_OK;
+}
+
+static enum sl_status open_machine(const struct sl_engine_options *options,
+                                   const struct profiles_subject *subject, struct profiles *out,
+                                   struct sl_error *error)
+{
+    char path[4096];
+    if (options->machine_profile) {
+        if (!*options->machine_profile) return SL_OK;
+        return load_machine(options->machine_profile, subject, out, error);
+    }
+    if (!calibration_default_path(path, sizeof path) || access(path, F_OK) != 0) return SL_OK;
+    struct sl_error refusal;
+    if (load_machine(path, subject, out, &refusal) != SL_OK) note(out, refusal.message);
+    return SL_OK;
+}
+
+/* Whether the file could be made at the end; better known before the work than after it. */
+static enum sl_status check_folder(const char *path, struct sl_error *error)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    if (!folder) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    int code = access(folder, W_OK | X_OK) == 0 ? 0 : errno;
+    free(folder);
+    if (!code) return SL_OK;
+    return sl_error_set(error, SL_ERR_IO, code, "cannot keep a profile in %s: %s", path,
+                        strerror(code));
+}
+
+enum sl_status profiles_open(const struct sl_engine_options *options,
+                             const struct profiles_subject *subject, struct profiles *out,
+                             struct sl_error *error)
+{
+    *out = (struct profiles){0};
+    SL_TRY(open_machine(options, subject, out, error));
+    if (!options->heat_profile) return SL_OK;
+    SL_TRY(check_folder(options->heat_profile, error));
+    SL_TRY(model_fingerprint(subject->model, &out->fingerprint, error));
+    /* Before the first run there is none, which is nothing to speak of. */
+    if (access(options->heat_profile, F_OK) == 0) out->heat = options->heat_profile;
+    return SL_OK;
+}
