@@ -140,6 +140,9 @@ enum sl_status forward_layers(struct forward *forward, const struct forward_chun
             lookahead_tokens(forward, chunk->next_ids, chunk->next_tokens,
                              forward->token_clock + chunk->tokens, 1);
         SL_TRY(forward_block(forward, &main, idx, ws->streams));
+        bool last = idx + 1 == forward->model->config.layers;
+        if (!last && forward->on_layer && !forward->on_layer(forward->layer_context, idx))
+            return SL_ERR_CANCELLED;
     }
     SL_TRY(forward->ops->stream_sync(forward->stream));
     lookahead_end(forward, chunk->tokens);

@@ -41,6 +41,8 @@ struct forward {
     int32_t experts_total; /* of all layers of the store */
     uint64_t layer_ns;     /* the clock at the start of the layer under way */
 
+    bool (*on_layer)(void *context, int32_t layer); /* after each but the last; false cancels */
+    void *layer_context;
     sl_route_fn on_route; /* may be NULL */
     void *route_context;
     sl_dispatch_fn on_dispatch; /* may be NULL */
@@ -61,7 +63,7 @@ struct forward_chunk {
 
 /* Embeds the chunk and runs all main layers: workspace->streams holds the residual streams after
  * the last one. The caller has begun the chunk in the cache and commits it on success. SL_ERR_IO,
- * SL_ERR_CHECKSUM: an expert could not be read. */
+ * SL_ERR_CHECKSUM: an expert could not be read; SL_ERR_CANCELLED: on_layer said so. */
 SL_MUST_USE enum sl_status forward_layers(struct forward *forward,
                                           const struct forward_chunk *chunk);
 

@@ -227,7 +227,8 @@ SL_API SL_MUST_USE enum sl_status sl_session_create(sl_engine *engine, sl_sessio
                                                     struct sl_error *error);
 SL_API void sl_session_destroy(sl_session *session);
 
-/* Called between chunks of a long prompt; return false to cancel: the tokens done so far stay. */
+/* Called before each chunk of a prompt and after each of its layers, which count as so many of its
+ * tokens; return false to cancel within a layer: the chunks done so far stay. */
 typedef bool (*sl_prefill_fn)(void *context, size_t done, size_t total);
 
 /* Makes the timeline equal `tokens`: keeps the longest usable prefix, computes the rest. On an

@@ -18,7 +18,8 @@ struct progress {
     const char *what;    /* the step being drawn: borrowed, compared by address and text */
     uint64_t start_ns;   /* of this step */
     uint64_t start_done; /* its first `done`: work of an earlier run does not count as speed */
-    uint64_t last_ns;    /* of the last drawing */
+    uint64_t mark_ns[2], mark_done[2]; /* of seconds ago, the older one first: the pace of now */
+    uint64_t last_ns;                  /* of the last drawing */
 };
 
 void progress_init(struct progress *progress, bool quiet, bool bytes);
