@@ -186,6 +186,15 @@ static const struct gpu_ops cuda_gpu_ops = {
     .destroy = gpu_destroy,
 };
 
+static bool has_all_ops(const struct ops *ops)
+{
+    bool all = true;
+#define X(op) all = all && ops->op;
+    SL_OPS(X)
+#undef X
+    return all;
+}
+
 static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
 {
     struct cuda_device_info info;
@@ -194,6 +203,8 @@ static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
         return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "no NVIDIA driver on this machine");
     SL_TRY(cuda_device_open(0, &info, error));
     gpu->base.ops = ops_cuda();
+    if (!has_all_ops(gpu->base.ops))
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "this build lacks some of the GPU's ops");
     SL_TRY(cuda_stream_create(&gpu->base.stream, error));
     SL_TRY(copy_lanes_create(gpu->base.stream, &gpu->base.device, error));
     void *word = NULL;
