@@ -1,4 +1,4 @@
-/* Flags and what goes with them, by kernels of one block; see kernels/cuda/flags.h. The bytes are few:
+/* Flags and what goes with them, by kernels of one block; see kernels/cuda/flags.h. Few bytes:
  * choices, tables, a token's activations. */
 #include "kernels/cuda/flags.h"
 #include "kernels/cuda/launch.cuh"
