@@ -246,6 +246,7 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
                                        .ops = gpu ? gpu->ops : ops,
                                        .stream = gpu ? gpu->stream : engine->stream,
                                        .gpu = gpu,
+                                       .handshake = engine->handshake,
                                        .host_ops = ops,
                                        .host_stream = engine->stream,
                                        .store = engine->store,

@@ -25,7 +25,8 @@ struct sl_engine {
     struct device *device;   /* NULL: none; the GPU's, when there is one */
     struct gpu *gpu;         /* NULL: the CPU computes everything */
     struct model *gpu_model; /* the dense weights in its memory */
-    char gpu_absent[192];    /* why a GPU that would have been used is not; else "" */
+    struct moe_handshake *handshake;
+    char gpu_absent[192]; /* why a GPU that would have been used is not; else "" */
     struct workspace *workspace;
     struct profiles profiles;
     char *heat_profile; /* file, or NULL */

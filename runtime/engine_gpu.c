@@ -2,6 +2,7 @@
 #include "runtime/engine_gpu.h"
 
 #include "runtime/model_upload.h"
+#include "runtime/moe_handshake.h"
 
 enum sl_status engine_gpu_find(sl_engine *engine, const struct sl_engine_options *options,
                                struct gpu *override, struct sl_error *error)
@@ -43,6 +44,8 @@ enum sl_status engine_gpu_fill(sl_engine *engine, const struct sl_engine_options
                                struct sl_error *error)
 {
     if (!engine->gpu) return SL_OK;
+    if (moe_handshake_create(&engine->handshake) != SL_OK)
+        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     engine->device = engine->budget.device_bytes ? engine->gpu->device : NULL;
     SL_TRY(model_upload(engine->model, engine->gpu, options->progress, options->progress_context,
                         &engine->gpu_model, error));
@@ -52,6 +55,7 @@ enum sl_status engine_gpu_fill(sl_engine *engine, const struct sl_engine_options
 void engine_gpu_close(sl_engine *engine)
 {
     if (!engine->gpu) return;
+    moe_handshake_destroy(engine->handshake);
     model_upload_free(engine->gpu_model, engine->gpu);
     engine->gpu->gpu_ops->destroy(engine->gpu);
 }

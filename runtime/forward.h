@@ -12,7 +12,9 @@
 #include "runtime/sl.h"
 #include "runtime/workspace.h"
 
+struct gpu_pass_recordings;
 struct lookahead;
+struct moe_handshake;
 struct trace_writer;
 
 /* What a layer's visits came to, since the engine was opened. */
@@ -32,6 +34,9 @@ struct forward {
     struct expert_store *store;
     struct workspace *workspace;
     bool round; /* exact numerics */
+
+    struct moe_handshake *handshake; /* with a GPU */
+    struct sl_error fault;           /* of the GPU, the sentence; SL_OK: none */
 
     struct lookahead *lookahead; /* NULL: nothing is guessed or recorded ahead */
     struct trace_writer *trace;  /* NULL: no recording */
@@ -57,6 +62,8 @@ struct forward_chunk {
     int32_t tokens;         /* 1 .. workspace->chunk_tokens */
     int32_t position;       /* of the first */
 
+    struct gpu_pass_recordings *recordings; /* of the session; NULL: nothing is recorded */
+
     const int32_t *next_ids; /* [next_tokens] of the chunk after this one, as far as known */
     int32_t next_tokens;
 };
@@ -77,14 +84,22 @@ SL_MUST_USE enum sl_status forward_block(struct forward *forward, const struct f
 SL_MUST_USE enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens,
                                         float *out);
 
-/* Ids as ops read them: `ids` itself, or with a GPU a copy in its memory, made in stream order;
- * `ids` may be reused once the stream has been waited for. */
-const int32_t *forward_ids(struct forward *forward, const int32_t *ids, int32_t count);
-
 /* The MTP block ("MTP block") after forward_layers of the same chunk: row t takes the streams of
  * token t and the embedding of next_ids[t]; `rows` of them; out is [rows, vocab]. Uses up the
  * streams. */
 SL_MUST_USE enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,
                                        const int32_t *next_ids, int32_t rows, float *out);
+
+/* Waits for the device; a fault of it is kept in forward->fault. */
+SL_MUST_USE enum sl_status forward_sync(struct forward *forward);
+
+/* For gpu_pass.c. Ids and positions to where the GPU fetches them, before anything is launched;
+ * then the launches: what comes before the first layer, and a layer, with chunk->gpu_ids set; and
+ * the host's part of a layer. */
+void forward_stage(struct forward *forward, const struct forward_chunk *chunk);
+void forward_launch_begin(struct forward *forward, const struct forward_chunk *chunk);
+void forward_launch_block(struct forward *forward, const struct forward_chunk *chunk, int32_t idx);
+SL_MUST_USE enum sl_status forward_serve_block(struct forward *forward,
+                                               const struct forward_chunk *chunk, int32_t idx);
 
 #endif

@@ -2,8 +2,8 @@
  * tokens that chose them: those already in RAM first, the others as their reads finish. */
 #include "runtime/moe.h"
 
-#include "offload/trace_writer.h"
 #include "runtime/lookahead.h"
+#include "runtime/moe_parts.h"
 
 #include <string.h>
 
@@ -25,76 +25,6 @@ struct visit {
     uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
 
-/* Brings a layer's choices to RAM, and its input, which experts there may need. */
-static enum sl_status fetch_choices(struct forward *forward, int32_t tokens, const float *x)
-{
-    const struct model_config *config = &forward->model->config;
-    struct workspace *ws = forward->workspace;
-    size_t pairs = (size_t)tokens * (size_t)config->experts_per_token;
-    struct gpu *gpu = forward->gpu;
-    if (!gpu) return SL_OK;
-    gpu->gpu_ops->copy(gpu, ws->host_chosen, ws->chosen, sizeof *ws->chosen * pairs);
-    gpu->gpu_ops->copy(gpu, ws->host_chosen_weights, ws->chosen_weights,
-                       sizeof *ws->chosen_weights * pairs);
-    gpu->gpu_ops->copy(gpu, ws->host_x, x, sizeof *x * (size_t)tokens * (size_t)config->hidden);
-    return forward->ops->stream_sync(forward->stream);
-}
-
-static enum sl_status route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                            const float *x)
-{
-    const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->weights->layers[idx];
-    struct workspace *ws = forward->workspace;
-    struct linear_args logits = {.x = x,
-                                 .weight = layer->router,
-                                 .out = ws->router_logits,
-                                 .tokens = chunk->tokens,
-                                 .groups = 1,
-                                 .bf16_input = forward->round};
-    forward->ops->linear(forward->stream, &logits);
-    struct router_args choose = {.logits = ws->router_logits,
-                                 .bias = layer->router_bias,
-                                 .token_experts = layer->token_experts,
-                                 .ids = forward->gpu ? chunk->gpu_ids : chunk->ids,
-                                 .chosen = ws->chosen,
-                                 .weights = ws->chosen_weights,
-                                 .tokens = chunk->tokens,
-                                 .experts = config->experts,
-                                 .top = config->experts_per_token,
-                                 .scale = config->route_scale};
-    forward->ops->router(forward->stream, &choose);
-    SL_TRY(fetch_choices(forward, chunk->tokens, x));
-    if (forward->on_route)
-        forward->on_route(forward->route_context, idx, chunk->position, chunk->tokens,
-                          config->experts_per_token, ws->host_chosen, ws->host_chosen_weights);
-    if (forward->trace) trace_writer_layer(forward->trace, idx, ws->host_chosen);
-    return SL_OK;
-}
-
-/* Sorts the chunk's (token, choice) pairs by expert, tokens ascending within an expert. */
-static void sort_by_expert(const struct model_config *config, int32_t tokens, struct workspace *ws)
-{
-    int32_t top = config->experts_per_token;
-    int32_t *first = ws->expert_first;
-    memset(first, 0, sizeof *first * ((size_t)config->experts + 1));
-    for (int32_t pair = 0; pair < tokens * top; pair++) {
-        SL_ASSERT(ws->host_chosen[pair] >= 0 && ws->host_chosen[pair] < config->experts);
-        first[ws->host_chosen[pair] + 1]++;
-    }
-    for (int32_t expert = 0; expert < config->experts; expert++)
-        first[expert + 1] += first[expert];
-    /* Filling moves each start to its end, which is the next one's start: shift back after. */
-    for (int32_t pair = 0; pair < tokens * top; pair++) {
-        int32_t place = first[ws->host_chosen[pair]]++;
-        ws->token_rows[place] = pair / top;
-        ws->output_rows[place] = pair;
-        ws->task_weights[place] = ws->host_chosen_weights[pair];
-    }
-    memmove(first + 1, first, sizeof *first * (size_t)config->experts);
-    first[0] = 0;
-}
-
 /* Lists the chosen experts, those in RAM first. */
 static void list_experts(const struct forward *forward, int32_t idx, struct visit *visit)
 {
@@ -102,7 +32,7 @@ static void list_experts(const struct forward *forward, int32_t idx, struct visi
     for (int pass = 0; pass < 2; pass++) {
         for (int32_t expert = 0; expert < forward->model->config.experts; expert++) {
             struct expert_ref ref = {.layer = idx, .expert = expert};
-            int32_t tokens = ws->expert_first[expert + 1] - ws->expert_first[expert];
+            int32_t tokens = moe_tokens_of(ws, expert);
             if (tokens == 0) continue;
             if (expert_store_is_resident(forward->store, ref) == (pass == 0)) {
                 visit->tokens[visit->count] = tokens;
@@ -134,21 +64,6 @@ static enum sl_status first_failure(const struct visit *visit)
     return SL_OK;
 }
 
-/* The task of one expert, its rows being those of `rows` [3, T * K]: the host's or the GPU's. */
-static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view,
-                                    const int32_t *rows)
-{
-    int32_t first = ws->expert_first[view->ref.expert];
-    ptrdiff_t pairs = ws->output_rows - ws->token_rows;
-    return (struct expert_task){
-        .slot = view->data,
-        .token_rows = rows + first,
-        .output_rows = rows + pairs + first,
-        .weights = (const float *)(rows + 2 * pairs) + first,
-        .count = ws->expert_first[view->ref.expert + 1] - first,
-    };
-}
-
 /* Sends the sorted rows to the GPU's memory. */
 static void send_sorted(const struct forward *forward)
 {
@@ -173,50 +88,25 @@ static const struct expert_task *send_tasks(const struct forward *forward, struc
     return target;
 }
 
-/* Reports where a call's experts came from and how long that took, before they are given back. */
-static void explain(const struct forward *forward, const struct visit *visit,
-                    const struct expert_view *done, int32_t count, uint64_t before_ns)
-{
-    static const char *const tiers[] = {"disk", "ram", "device"};
-    static const char *const lanes[] = {"cpu", "device"};
-    uint64_t now_ns = clock_now_ns(&forward->clock);
-    for (int32_t i = 0; i < count; i++) {
-        const struct expert_view *view = &done[i];
-        struct sl_dispatch line = {
-            .layer = view->ref.layer,
-            .expert = view->ref.expert,
-            .tokens = view->tokens,
-            .from = tiers[view->from],
-            .lane = lanes[view->lane],
-            .predicted_ns = view->predicted_ns,
-            .ready_ns = view->ready_ns,
-            .started_ns = before_ns - visit->start_ns,
-            .finished_ns = now_ns - visit->start_ns,
-        };
-        forward->on_dispatch(forward->dispatch_context, &line);
-    }
-}
-
 /* Runs tasks on one processor, from x to out in its memory. */
 static void run_tasks(const struct forward *forward, struct visit *visit, enum expert_lane lane,
                       const struct expert_task *tasks, int32_t count)
 {
     const struct workspace *ws = forward->workspace;
-    bool on_host = forward->gpu && lane == EXPERT_LANE_CPU;
-    struct expert_ffn_args args = {.x = on_host ? ws->host_x : visit->x,
-                                   .out = on_host ? ws->host_routed : ws->routed,
+    if (forward->gpu && lane == EXPERT_LANE_CPU) {
+        moe_run_on_host(forward, tasks, count);
+        return;
+    }
+    if (count == 0) return;
+    struct expert_ffn_args args = {.x = visit->x,
+                                   .out = ws->routed,
                                    .tasks = tasks,
                                    .layout = &forward->model->expert_layout,
-                                   .scratch = on_host ? ws->host_scratch : ws->expert_scratch,
+                                   .scratch = ws->expert_scratch,
                                    .task_count = count,
                                    .scratch_rows = ws->chunk_tokens,
                                    .limit = forward->model->config.swiglu_limit,
                                    .round = forward->round};
-    if (count == 0) return;
-    if (on_host) {
-        forward->host_ops->expert_ffn(forward->host_stream, &args);
-        return;
-    }
     if (forward->gpu) args.tasks = send_tasks(forward, visit, tasks, count);
     forward->ops->expert_ffn(forward->stream, &args);
 }
@@ -249,8 +139,7 @@ static int32_t run_some(struct forward *forward, struct visit *visit)
             /* Without a GPU the CPU computes for both lanes, in one call. */
             enum expert_lane lane = forward->gpu ? view->lane : EXPERT_LANE_CPU;
             bool there = lane == EXPERT_LANE_DEVICE;
-            tasks[lane][counts[lane]++] =
-                make_task(ws, view, there ? ws->gpu_rows : ws->token_rows);
+            tasks[lane][counts[lane]++] = moe_task(ws, view, there ? ws->gpu_rows : ws->token_rows);
             done[count++] = *view;
         } else {
             visit->views[kept++] = *view;
@@ -263,7 +152,7 @@ static int32_t run_some(struct forward *forward, struct visit *visit)
     for (int lane = EXPERT_LANE_DEVICE; lane >= EXPERT_LANE_CPU; lane--)
         run_tasks(forward, visit, (enum expert_lane)lane, tasks[lane], counts[lane]);
     if (forward->gpu) send_rows(forward, tasks[EXPERT_LANE_CPU], counts[EXPERT_LANE_CPU]);
-    if (forward->on_dispatch) explain(forward, visit, done, count, before_ns);
+    if (forward->on_dispatch) moe_explain(forward, visit->start_ns, done, count, before_ns);
     expert_store_release(forward->store, done, count);
     return count;
 }
@@ -276,37 +165,6 @@ static enum sl_status run_ready(struct forward *forward, struct visit *visit)
     return SL_OK;
 }
 
-/* The shared expert, into `out`. */
-static void run_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,
-                       float *out)
-{
-    const struct layer_weights *layer = &forward->weights->layers[idx];
-    struct workspace *ws = forward->workspace;
-    struct linear_args linear = {.x = x,
-                                 .weight = layer->shared_gate,
-                                 .out = ws->shared_gate,
-                                 .tokens = tokens,
-                                 .groups = 1,
-                                 .quantise_input = forward->round,
-                                 .round = forward->round};
-    forward->ops->linear(forward->stream, &linear);
-    linear.weight = layer->shared_up;
-    linear.out = ws->shared_up;
-    forward->ops->linear(forward->stream, &linear);
-    struct swiglu_args swiglu = {.gate = ws->shared_gate,
-                                 .up = ws->shared_up,
-                                 .out = ws->shared_gate,
-                                 .tokens = tokens,
-                                 .width = forward->model->config.expert_width,
-                                 .limit = forward->model->config.swiglu_limit,
-                                 .round = forward->round};
-    forward->ops->swiglu(forward->stream, &swiglu);
-    linear.x = ws->shared_gate;
-    linear.weight = layer->shared_down;
-    linear.out = out;
-    forward->ops->linear(forward->stream, &linear);
-}
-
 /* Waits for some of the experts that are on their way. */
 static void wait_for_some(struct forward *forward, struct visit *visit)
 {
@@ -315,32 +173,13 @@ static void wait_for_some(struct forward *forward, struct visit *visit)
     visit->wait_ns += clock_now_ns(&forward->clock) - start_ns;
 }
 
-/* Counts the visit, and records its times. */
-static void finish_visit(struct forward *forward, const struct visit *visit)
-{
-    struct forward_tally *tally = &forward->tally[visit->idx];
-    tally->asked += (uint64_t)visit->count;
-    tally->missed += (uint64_t)visit->missed;
-    tally->wait_ns += visit->wait_ns;
-    if (!forward->trace) return;
-    uint64_t times[3] = {visit->start_ns - forward->layer_ns,
-                         clock_now_ns(&forward->clock) - visit->start_ns, visit->wait_ns};
-    for (int i = 0; i < 3; i++)
-        if (times[i] > UINT32_MAX) times[i] = UINT32_MAX;
-    struct trace_timing timing = {.before_ns = (uint32_t)times[0],
-                                  .experts_ns = (uint32_t)times[1],
-                                  .wait_ns = (uint32_t)times[2],
-                                  .missed = (uint32_t)visit->missed};
-    trace_writer_timing(forward->trace, &timing);
-}
-
 /* Acquires, computes and gives back all experts of the visit. */
 static enum sl_status run_visit(struct forward *forward, const struct forward_chunk *chunk,
                                 struct visit *visit)
 {
     /* Reads travel while the shared and the resident experts run. */
     SL_TRY(acquire_more(forward, visit));
-    run_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
+    moe_launch_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
     lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
     SL_TRY(run_ready(forward, visit));
     while (visit->active > 0 || visit->next < visit->count) {
@@ -366,8 +205,11 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     visit.streams = streams;
     visit.x = x;
     visit.out = out;
-    SL_TRY(route(forward, chunk, idx, x));
-    sort_by_expert(config, chunk->tokens, ws);
+    moe_launch_router(forward, chunk, idx, x);
+    moe_launch_fetch(forward, chunk->tokens, x);
+    if (forward->gpu) SL_TRY(forward_sync(forward));
+    moe_tell_route(forward, chunk, idx);
+    moe_sort_by_expert(config, chunk->tokens, ws);
     send_sorted(forward);
     list_experts(forward, idx, &visit);
     visit.start_ns = clock_now_ns(&forward->clock);
@@ -378,15 +220,12 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
         return status;
     }
     SL_ASSERT(visit.active == 0 && visit.next == visit.count);
-    finish_visit(forward, &visit);
+    moe_finish_visit(forward, idx,
+                     &(struct moe_visit_sum){.count = visit.count,
+                                             .missed = visit.missed,
+                                             .start_ns = visit.start_ns,
+                                             .wait_ns = visit.wait_ns});
 
-    struct moe_combine_args combine = {.routed = ws->routed,
-                                       .shared = out,
-                                       .out = out,
-                                       .tokens = chunk->tokens,
-                                       .top = config->experts_per_token,
-                                       .hidden = config->hidden,
-                                       .round = forward->round};
-    forward->ops->moe_combine(forward->stream, &combine);
+    moe_launch_combine(forward, chunk->tokens, out);
     return SL_OK;
 }

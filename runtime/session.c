@@ -42,6 +42,7 @@ void sl_session_destroy(sl_session *session)
     if (!session) return;
     SL_ASSERT(session->engine->sessions > 0);
     session->engine->sessions--;
+    gpu_pass_forget(&session->recordings, session->engine->gpu);
     kv_cache_destroy(session->cache);
     free(session->ids);
     free(session->logits);
@@ -110,7 +111,11 @@ static enum sl_status check_tokens(const sl_session *session, const int32_t *tok
 static enum sl_status explain_failure(const sl_session *session, enum sl_status status,
                                       struct sl_error *error)
 {
+    const struct sl_error *fault = &session->engine->forward.fault;
     const char *reason = expert_store_last_failure(session->engine->store);
+    if (fault->status != SL_OK)
+        return sl_error_set(error, status, 0, "the generation stopped: %s; open the model again",
+                            fault->message);
     return sl_error_set(error, status, 0, "the generation stopped: %s",
                         *reason ? reason : sl_status_name(status));
 }
@@ -177,6 +182,7 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
                                   .ids = tokens,
                                   .tokens = count,
                                   .position = start,
+                                  .recordings = &session->recordings,
                                   .next_ids = output->following,
                                   .next_tokens = output->following_tokens};
 

@@ -65,8 +65,11 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
     SHARED(expert_first, (uint64_t)c->experts + 1);
     SHARED(token_rows, 3 * tokens * top);
     FIELD(gpu_rows, 3 * twins * top);
-    SHARED(host_tasks, twins * top * (sizeof(struct expert_task) / 4));
-    FIELD(tasks, twins * top * (sizeof(struct expert_task) / 4));
+    SHARED(host_tasks, 2 * twins * top * (sizeof(struct expert_task) / 4));
+    FIELD(tasks, 2 * twins * top * (sizeof(struct expert_task) / 4));
+    SHARED(host_gather, twins * top);
+    FIELD(gather, twins * top);
+    SHARED(flags, with_gpu ? 3 * (uint64_t)c->layers : 0);
     SHARED(host_positions, twins);
     SHARED(host_ids, twins);
     SHARED(host_chosen, twins * top);

@@ -54,7 +54,11 @@ struct workspace {
     float *task_weights;   /* [T * K] in it */
     int32_t *gpu_rows;     /* [3, T * K] the same in a GPU's memory */
 
-    struct expert_task *host_tasks, *tasks; /* [T * K] for a GPU: as filled, and in its memory */
+    /* For a GPU: two tables of tasks and a list of rows, as filled and in its memory, and the flags
+     * by which the two meet (moe_handshake.h). */
+    struct expert_task *host_tasks, *tasks; /* [2, T * K] */
+    int32_t *host_gather, *gather;          /* [T * K] */
+    uint32_t *flags;                        /* [3, layers] */
 
     int32_t *host_positions, *host_ids; /* [T] */
     int32_t *host_chosen;               /* [T, K] */
