@@ -162,6 +162,7 @@ const struct ops *ops_cuda(void)
         .norm = cuda_norm,
         .head_norm = cuda_head_norm,
         .rope = cuda_rope,
+        .linear = cuda_linear,
         .router = cuda_router,
         .swiglu = cuda_swiglu,
         .moe_combine = cuda_moe_combine,
