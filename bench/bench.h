@@ -10,6 +10,7 @@
 
 struct bench_options {
     const char *file;   /* --file, or NULL */
+    const char *parts;  /* --parts: FILE,FILE.. beside --file, or NULL */
     const char *model;  /* --model: a checkpoint's directory, or NULL */
     uint64_t bytes;     /* --bytes: of one expert */
     int32_t depth;      /* --depth: experts read at once */

@@ -1,7 +1,10 @@
-/* Random whole-expert reads through the expert store over the real door, beside fio on the same
- * file with the same block size and depth, in alternating rounds so that noise hits both. */
+/* Random whole-expert reads through the expert store over the real door, in alternating rounds so
+ * that noise hits both sides: beside fio on the same file with the same block size and depth, or,
+ * with the experts spread over several files, beside the same store on one. */
 #include "bench/bench.h"
+#include "offload/expert_fetch.h"
 #include "offload/expert_store.h"
+#include "runtime/file_list.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -12,7 +15,9 @@
 
 struct disk_bench {
     const struct bench_options *options;
-    struct io_file file;
+    struct io_file files[MODEL_FILE_FILES_MAX];
+    int32_t file_count; /* expert i lies in file i mod file_count */
+    int32_t depth;      /* reads under way: --depth for each disk */
     struct expert_source source;
     struct expert_segment *segments;
     struct expert_store *store;
@@ -35,23 +40,27 @@ static bool fail(const char *reason)
     return false;
 }
 
-/* Cuts the file into experts: whole pages, or six parts that start anywhere. */
+/* Cuts the files into experts: whole pages, or six parts that start anywhere. */
 static bool make_source(struct disk_bench *bench)
 {
     const struct bench_options *options = bench->options;
     int32_t parts = options->unpacked ? EXPERT_SEGMENTS_MAX : 1;
     uint64_t part_bytes = options->bytes / (uint64_t)parts;
     uint64_t stride = options->bytes + (options->unpacked ? (uint64_t)parts * PART_GAP_BYTES : 0);
-    uint64_t experts = bench->file.bytes / stride;
+    uint64_t file_bytes = UINT64_MAX, files = (uint64_t)bench->file_count;
+    for (int32_t i = 0; i < bench->file_count; i++)
+        if (bench->files[i].bytes < file_bytes) file_bytes = bench->files[i].bytes;
+    uint64_t experts = file_bytes / stride * files;
     if (options->bytes % SL_PAGE_BYTES != 0) return fail("--bytes is not a multiple of 4096");
     if (experts < 4 * (uint64_t)options->depth || experts > INT32_MAX / EXPERT_SEGMENTS_MAX)
-        return fail("the file must hold at least four times --depth experts");
+        return fail("the files must hold at least four times --depth experts");
     bench->segments = calloc((size_t)(experts * (uint64_t)parts), sizeof *bench->segments);
     if (!bench->segments) return fail("out of memory");
     for (uint64_t i = 0; i < experts * (uint64_t)parts; i++) {
         uint64_t expert = i / (uint64_t)parts, part = i % (uint64_t)parts;
         bench->segments[i] = (struct expert_segment){
-            .offset_bytes = expert * stride + part * (part_bytes + PART_GAP_BYTES),
+            .file = (int32_t)(expert % files),
+            .offset_bytes = expert / files * stride + part * (part_bytes + PART_GAP_BYTES),
             .bytes = part_bytes,
             .slot_offset_bytes = part * part_bytes,
         };
@@ -60,28 +69,30 @@ static bool make_source(struct disk_bench *bench)
         .layers = 1,
         .experts = (int32_t)experts,
         .slot_bytes = options->bytes,
-        .files = &bench->file,
-        .file_count = 1,
+        .files = bench->files,
+        .file_count = bench->file_count,
         .segments = bench->segments,
         .segments_per_expert = parts,
     };
     return true;
 }
 
-static bool open_bench(struct disk_bench *bench, const struct bench_options *options)
+static bool open_bench(struct disk_bench *bench, const struct bench_options *options,
+                       const char *const *names, int32_t count)
 {
     struct sl_error error;
-    *bench = (struct disk_bench){
-        .options = options, .file.fd = -1, .random = options->seed * 2654435761u + 1};
-    if (!options->file) return fail("--file names the file to read");
-    if (io_file_open(options->file, true, &bench->file, &error) != SL_OK)
-        return fail(error.message);
+    *bench = (struct disk_bench){.options = options, .random = options->seed * 2654435761u + 1};
+    for (; bench->file_count < count; bench->file_count++)
+        if (io_file_open(names[bench->file_count], true, &bench->files[bench->file_count],
+                         &error) != SL_OK)
+            return fail(error.message);
     if (!make_source(bench)) return false;
+    bench->depth = min_i32(options->depth * expert_fetcher_disks(&bench->source), EXPERT_DEPTH_MAX);
     struct expert_store_options store = {
         .source = &bench->source,
         /* Two slots a read in flight, and as much again for staging. */
-        .ram_bytes = 4 * (uint64_t)options->depth * (options->bytes + (1 << 20)),
-        .slots_min = options->depth,
+        .ram_bytes = 4 * (uint64_t)bench->depth * (options->bytes + (1 << 20)),
+        .slots_min = bench->depth,
         .depth = options->depth,
     };
     if (expert_store_create(&store, &bench->store, &error) != SL_OK) return fail(error.message);
@@ -90,7 +101,7 @@ static bool open_bench(struct disk_bench *bench, const struct bench_options *opt
     struct expert_store_stats stats;
     expert_store_stats_get(bench->store, &stats);
     if (stats.slots >= bench->source.experts)
-        return fail("--file fits in the slots: name a larger one, or lower --depth");
+        return fail("the experts fit in the slots: name larger files, or lower --depth");
     return true;
 }
 
@@ -98,7 +109,8 @@ static void close_bench(struct disk_bench *bench)
 {
     expert_store_destroy(bench->store);
     free(bench->segments);
-    io_file_close(&bench->file);
+    for (int32_t i = 0; i < bench->file_count; i++)
+        io_file_close(&bench->files[i]);
 }
 
 /* Starts the read of an expert that is neither here nor on its way. */
@@ -119,10 +131,11 @@ static bool start_one(struct disk_bench *bench, struct expert_view *view)
 /* Keeps `depth` reads in flight for the given time. Returns GB/s of expert bytes, or -1. */
 static double measure(struct disk_bench *bench)
 {
-    int32_t depth = bench->options->depth;
+    int32_t depth = bench->depth;
     uint64_t done = 0, start_ns, end_ns;
     bool alive = true;
-    if (!bench->file.direct) posix_fadvise(bench->file.fd, 0, 0, POSIX_FADV_DONTNEED);
+    for (int32_t i = 0; i < bench->file_count; i++)
+        if (!bench->files[i].direct) posix_fadvise(bench->files[i].fd, 0, 0, POSIX_FADV_DONTNEED);
     memset(bench->views, 0, sizeof bench->views);
     start_ns = bench_now_ns();
     for (int32_t i = 0; i < depth; i++)
@@ -144,23 +157,26 @@ static double measure(struct disk_bench *bench)
     return alive ? (double)(done * bench->options->bytes) / (double)(end_ns - start_ns) : -1;
 }
 
-int bench_disk(const struct bench_options *options)
+/* Rounds of one store beside fio, or beside `other` where that is given. */
+static bool measure_rounds(struct disk_bench *bench, struct disk_bench *other)
 {
-    struct disk_bench bench;
-    double rates[BENCH_SAMPLES_MAX], fio_rates[BENCH_SAMPLES_MAX], ratios[BENCH_SAMPLES_MAX];
-    char name[96];
-    int result = 1;
-    if (!open_bench(&bench, options)) goto done;
+    const struct bench_options *options = bench->options;
+    double rates[BENCH_SAMPLES_MAX], others[BENCH_SAMPLES_MAX], ratios[BENCH_SAMPLES_MAX];
+    char name[96], files[24] = "";
     for (int32_t round = 0; round < options->rounds; round++) {
         /* Whoever goes first changes from round to round. */
-        if (round % 2) fio_rates[round] = bench_fio_rate(options);
-        rates[round] = measure(&bench);
-        if (rates[round] < 0) goto done;
-        if (round % 2 == 0) fio_rates[round] = bench_fio_rate(options);
-        ratios[round] = fio_rates[round] > 0 ? rates[round] / fio_rates[round] : 0;
+        for (int32_t turn = 0; turn < 2; turn++) {
+            if (turn == round % 2)
+                rates[round] = measure(bench);
+            else
+                others[round] = other ? measure(other) : bench_fio_rate(options);
+        }
+        if (rates[round] < 0 || others[round] < 0) return false;
+        ratios[round] = others[round] > 0 ? rates[round] / others[round] : 0;
     }
-    snprintf(name, sizeof name, "%s, %llu bytes, depth %d",
-             options->unpacked ? "unpacked" : "packed", (unsigned long long)options->bytes,
+    if (bench->file_count > 1) snprintf(files, sizeof files, "%d files, ", (int)bench->file_count);
+    snprintf(name, sizeof name, "%s, %s%llu bytes, depth %d",
+             options->unpacked ? "unpacked" : "packed", files, (unsigned long long)options->bytes,
              (int)options->depth);
     bench_print(options, &(struct bench_line){
                              .bench = "disk",
@@ -168,11 +184,33 @@ int bench_disk(const struct bench_options *options)
                              .unit = "GB/s",
                              .samples = rates,
                              .count = options->rounds,
-                             .ceiling = bench_percentile(fio_rates, options->rounds, 50),
+                             .ceiling = bench_percentile(others, options->rounds, 50),
                              .ratio = bench_percentile(ratios, options->rounds, 50),
                          });
-    result = 0;
-done:
-    close_bench(&bench);
-    return result;
+    return true;
+}
+
+int bench_disk(const struct bench_options *options)
+{
+    struct disk_bench one = {0}, several = {0};
+    struct file_list list = {0};
+    struct sl_error error;
+    bool done = false;
+    if (!options->file) {
+        fail("--file names the file to read");
+        return 1;
+    }
+    if (!open_bench(&one, options, &options->file, 1)) goto out;
+    if (!options->parts) {
+        done = measure_rounds(&one, NULL);
+    } else if (file_list_init(&list, options->parts, &error) != SL_OK) {
+        fail(error.message);
+    } else if (open_bench(&several, options, list.names, list.count)) {
+        done = measure_rounds(&several, &one);
+    }
+out:
+    close_bench(&several);
+    close_bench(&one);
+    file_list_deinit(&list);
+    return done ? 0 : 1;
 }

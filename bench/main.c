@@ -25,27 +25,37 @@ static const struct {
      bench_prediction},
     {"prefetch", "decoding with --model: nothing, the table, routers ahead; with a trace",
      bench_prefetch},
-    {"disk", "experts of --bytes read at random from --file, beside fio", bench_disk},
+    {"disk", "experts of --bytes read at random: --file beside fio, or --parts beside --file",
+     bench_disk},
 };
 
 static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},   {"file", required_argument, NULL, 'f'},
-    {"bytes", required_argument, NULL, 'b'},   {"depth", required_argument, NULL, 'd'},
-    {"packed", no_argument, NULL, 'p'},        {"unpacked", no_argument, NULL, 'u'},
-    {"share", required_argument, NULL, 'x'},   {"rounds", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 's'}, {"threads", required_argument, NULL, 't'},
-    {"seed", required_argument, NULL, 'S'},    {"cpu-isa", required_argument, NULL, 'i'},
-    {"commit", required_argument, NULL, 'c'},  {"tokens", required_argument, NULL, 'n'},
-    {"help", no_argument, NULL, 'h'},          {0},
+    {"model", required_argument, NULL, 'm'},
+    {"file", required_argument, NULL, 'f'},
+    {"bytes", required_argument, NULL, 'b'},
+    {"depth", required_argument, NULL, 'd'},
+    {"packed", no_argument, NULL, 'p'},
+    {"unpacked", no_argument, NULL, 'u'},
+    {"share", required_argument, NULL, 'x'},
+    {"rounds", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 's'},
+    {"threads", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'S'},
+    {"cpu-isa", required_argument, NULL, 'i'},
+    {"commit", required_argument, NULL, 'c'},
+    {"tokens", required_argument, NULL, 'n'},
+    {"parts", required_argument, NULL, 'P'},
+    {"help", no_argument, NULL, 'h'},
+    {0},
 };
 
 static int usage(FILE *out)
 {
     fprintf(out,
-            "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--bytes SIZE] [--depth N]\n"
-            "                    [--packed|--unpacked] [--rounds N] [--seconds S]\n"
-            "                    [--threads N] [--share X] [--cpu-isa NAME] [--tokens N]\n"
-            "                    [--seed N] [--commit TEXT]\n");
+            "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--parts FILE,FILE]\n"
+            "                    [--bytes SIZE] [--depth N] [--packed|--unpacked] [--rounds N]\n"
+            "                    [--seconds S] [--threads N] [--share X] [--cpu-isa NAME]\n"
+            "                    [--tokens N] [--seed N] [--commit TEXT]\n");
     for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
         fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].help);
     return out == stdout ? 0 : 2;
@@ -88,6 +98,7 @@ static bool parse_option(int option, const char *text, struct bench_options *opt
     bool good = true;
     switch (option) {
     case 'f': options->file = text; break;
+    case 'P': options->parts = text; break;
     case 'm': options->model = text; break;
     case 'c': options->commit = text; break;
     case 'i': options->isa = text; break;

@@ -1,7 +1,7 @@
 # Program, static library with its headers, pkg-config file and man page.
 install(TARGETS sluice RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 add_library(sluice_archive STATIC $<TARGET_OBJECTS:sluice_kernels> $<TARGET_OBJECTS:sluice_offload>
-            $<TARGET_OBJECTS:sluice_runtime>)
+            $<TARGET_OBJECTS:sluice_runtime> $<TARGET_OBJECTS:sluice_cuda>)
 set_target_properties(sluice_archive PROPERTIES OUTPUT_NAME sluice LINKER_LANGUAGE C)
 install(TARGETS sluice_archive ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES runtime/sl.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sluice/runtime)

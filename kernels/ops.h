@@ -217,6 +217,14 @@ struct expert_ffn_args {
     bool round;
 };
 
+/* out[r] = source[r] for each row r of the list that is not -1; no row twice. */
+struct gather_rows_args {
+    const float *source; /* [.., width] */
+    const int32_t *rows; /* [count] */
+    float *out;          /* [.., width] */
+    int32_t count, width;
+};
+
 /* out = silu(min(gate, limit)) * clamp(up, +-limit): the shared expert's middle. out may be gate.
  */
 struct swiglu_args {
@@ -295,6 +303,7 @@ struct mtp_mix_args {
     X(attention)                                                                                   \
     X(router)                                                                                      \
     X(expert_ffn)                                                                                  \
+    X(gather_rows)                                                                                 \
     X(swiglu)                                                                                      \
     X(moe_combine)                                                                                 \
     X(hyper_pre)                                                                                   \

@@ -87,7 +87,7 @@ struct expert_store_options {
     enum expert_sharing sharing;
     enum residency_policy policy;
     const bool *pinned_layers; /* [layers]: whose experts give way last; NULL: none. Not kept */
-    int32_t prefetch_max; /* guesses under way at once on a link; 0: depth, below 0: none */
+    int32_t prefetch_max;      /* guesses under way at once on a link; 0: depth, below 0: none */
     enum dispatch_rule rule;
     const struct rates_profile *rates; /* measured; NULL: defaults, corrected in service */
     const char

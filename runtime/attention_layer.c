@@ -70,7 +70,7 @@ static void store_window_rows(struct forward *forward, const struct forward_chun
                               int32_t idx, const float *x)
 {
     const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     project(forward, chunk->tokens, x, &layer->attn.kv, ws->kv, true, true);
     norm_rows(forward, chunk->tokens, config->head_dim, ws->kv, layer->attn.kv_norm);
@@ -97,7 +97,7 @@ static void compress(struct forward *forward, const struct forward_chunk *chunk,
                      const struct compressor_weights *weights, const struct compressor_state *into,
                      const float *x)
 {
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     project(forward, chunk->tokens, x, &weights->keys, ws->compress_keys, false, false);
     project(forward, chunk->tokens, x, &weights->gates, ws->compress_gates, false, false);
@@ -126,7 +126,7 @@ static void compress(struct forward *forward, const struct forward_chunk *chunk,
 static void append_compressed(struct forward *forward, const struct forward_chunk *chunk,
                               int32_t idx, const float *x)
 {
-    const struct attention_weights *weights = &forward->model->layers[idx].attn;
+    const struct attention_weights *weights = &forward->weights->layers[idx].attn;
     const struct kv_layer *kv = &chunk->cache->layers[idx];
     struct compressor_state rows = {.state = kv->state,
                                     .rows = kv->rows,
@@ -149,7 +149,7 @@ static void select_rows(struct forward *forward, const struct forward_chunk *chu
                         const float *x)
 {
     const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     const struct kv_layer *kv = &chunk->cache->layers[idx];
     struct workspace *ws = forward->workspace;
     project(forward, chunk->tokens, ws->query_rank, &layer->attn.indexer.queries, ws->index_queries,
@@ -178,7 +178,7 @@ static void select_rows(struct forward *forward, const struct forward_chunk *chu
 static void attend(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
 {
     const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     const struct kv_layer *kv = &chunk->cache->layers[idx];
     struct workspace *ws = forward->workspace;
     struct attention_args args = {.queries = ws->queries,
@@ -206,7 +206,7 @@ void attention_layer_forward(struct forward *forward, const struct forward_chunk
                              int32_t idx, const float *x, float *out)
 {
     const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     SL_ASSERT(chunk->tokens > 0 && chunk->tokens <= ws->chunk_tokens);
     SL_ASSERT(chunk->cache->layers[idx].ratio == layer->ratio);

@@ -6,6 +6,7 @@
 #include "offload/expert_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/lookahead.h"
+#include "runtime/model_upload.h"
 #include "runtime/workspace.h"
 
 #include <inttypes.h>
@@ -55,14 +56,26 @@ static enum sl_status choose_tokens(const struct budget_request *request, struct
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "a chunk of %d tokens: it must be 1 to %d",
                             out->chunk_tokens, BUDGET_CHUNK_MAX);
     out->chunk_tokens = min_i32(out->chunk_tokens, out->context_tokens);
+    if (request->with_gpu) out->chunk_tokens = min_i32(out->chunk_tokens, BUDGET_GPU_CHUNK_MAX);
     return SL_OK;
+}
+
+static struct kv_cache_options session_options(const struct budget_request *request,
+                                               int32_t context_tokens, int32_t chunk_tokens)
+{
+    const struct model *model = request->model;
+    return (struct kv_cache_options){.config = &model->config,
+                                     .layers = model->config.layers + (model->mtp.present ? 1 : 0),
+                                     .context_tokens = context_tokens,
+                                     .slack_tokens = chunk_tokens,
+                                     .f32_rows = request->numerics == SL_NUMERICS_F32};
 }
 
 /* All that is taken and cannot be given back; mapped weights can. */
 static uint64_t needed_bytes(const struct budget *budget)
 {
-    return budget->session_bytes + budget->workspace_bytes + budget->expert_ram_bytes +
-           (budget->device_is_ram ? budget->device_bytes : 0);
+    return (budget->with_gpu ? 0 : budget->session_bytes) + budget->workspace_bytes +
+           budget->expert_ram_bytes + (budget->device_is_ram ? budget->device_bytes : 0);
 }
 
 /* More RAM for experts than there is would end in the kernel killing the process: it gets what
@@ -87,12 +100,13 @@ static void shrink_expert_ram(const struct budget_request *request, struct budge
 static void choose_expert_ram(const struct budget_request *request, struct budget *out)
 {
     uint64_t slot = request->source->slot_bytes;
-    uint64_t taken = out->dense_bytes + out->session_bytes + out->workspace_bytes;
+    uint64_t taken = out->workspace_bytes;
+    if (!out->with_gpu) taken += out->dense_bytes + out->session_bytes;
     uint64_t all = out->expert_disk_bytes + out->staging_bytes;
     out->expert_ram_bytes = request->ram_bytes < all ? request->ram_bytes : all;
     if (request->ram_bytes == 0) {
         uint64_t kept = taken + BUDGET_RESERVE_BYTES;
-        if (request->device_is_ram) kept += request->device_bytes;
+        if (out->device_is_ram) kept += request->device_bytes;
         uint64_t spare = out->available_bytes > kept ? out->available_bytes - kept : 0;
         out->expert_ram_bytes = spare < all ? spare : all;
         if (out->expert_ram_bytes < out->expert_ram_min_bytes)
@@ -105,10 +119,21 @@ static void choose_expert_ram(const struct budget_request *request, struct budge
     out->slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
 }
 
+/* What of a GPU's memory is left for experts; more than all of them is of no use. */
+static uint64_t gpu_expert_bytes(const struct budget *out)
+{
+    uint64_t taken = out->gpu_dense_bytes + out->gpu_session_bytes + out->gpu_workspace_bytes;
+    uint64_t left = out->gpu_bytes > taken ? out->gpu_bytes - taken : 0;
+    return left < out->expert_disk_bytes ? left : out->expert_disk_bytes;
+}
+
 /* How many experts the device holds, and whether they are in RAM as well. */
 static void choose_device(const struct budget_request *request, struct budget *out)
 {
-    uint64_t slots = request->device_bytes / request->source->slot_bytes;
+    if (out->with_gpu) out->device_bytes = gpu_expert_bytes(out);
+    uint64_t slots = out->device_bytes / request->source->slot_bytes;
+    /* A GPU that holds no expert still does the rest; the CPU computes them all. */
+    if (out->with_gpu && slots == 0) out->device_bytes = 0;
     out->device_slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
     out->exclusive =
         out->device_slots > 0 && expert_sharing_is_exclusive((enum expert_sharing)request->tiers,
@@ -118,6 +143,64 @@ static void choose_device(const struct budget_request *request, struct budget *o
 _Static_assert((int)SL_TIERS_AUTO == EXPERT_SHARING_AUTO, "same order");
 _Static_assert((int)SL_TIERS_EXCLUSIVE == EXPERT_EXCLUSIVE, "same order");
 _Static_assert((int)SL_TIERS_INCLUSIVE == EXPERT_INCLUSIVE, "same order");
+
+#define MIB(bytes) ((double)(bytes) / 1048576.0)
+
+/* The longest context whose cache fits beside the weights; 0: not one of a single token. */
+static int32_t longest_context(const struct budget_request *request, const struct budget *out)
+{
+    const struct model *model = request->model;
+    int32_t low = 0, high = out->context_tokens;
+    while (low < high) {
+        int32_t middle = low + (high - low + 1) / 2;
+        struct workspace_size size =
+            workspace_size(&model->config, min_i32(out->chunk_tokens, middle), middle, true);
+        struct kv_cache_options kv = session_options(request, middle, out->chunk_tokens);
+        uint64_t need = out->gpu_dense_bytes + kv_cache_bytes(&kv) + size.gpu_bytes;
+        if (need <= out->gpu_bytes)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* Whether what must lie in the GPU's memory fits into its bound. */
+static void judge_gpu(const struct budget_request *request, struct budget *out)
+{
+    uint64_t need = out->gpu_dense_bytes + out->gpu_session_bytes + out->gpu_workspace_bytes;
+    if (!out->with_gpu || !out->fits || need <= out->gpu_bytes) return;
+    int32_t context = longest_context(request, out);
+    out->fits = false;
+    int length =
+        snprintf(out->advice, sizeof out->advice,
+                 "the GPU needs %.1f MiB (weights %.1f, a session of %" PRId32
+                 " tokens %.1f, workspace %.1f) and has %.1f: ",
+                 MIB(need), MIB(out->gpu_dense_bytes), out->context_tokens,
+                 MIB(out->gpu_session_bytes), MIB(out->gpu_workspace_bytes), MIB(out->gpu_bytes));
+    if (context > 0)
+        snprintf(out->advice + length, sizeof out->advice - (size_t)length,
+                 "--ctx %" PRId32 " would fit, or --device cpu", context);
+    else
+        snprintf(out->advice + length, sizeof out->advice - (size_t)length,
+                 "not even a context of one token fits; use --device cpu");
+}
+
+void budget_gpu_text(const struct budget *budget, char text[BUDGET_GPU_TEXT_BYTES])
+{
+    text[0] = '\0';
+    if (!budget->with_gpu) return;
+    snprintf(text, BUDGET_GPU_TEXT_BYTES,
+             "GPU memory  %10.1f MiB at most\n"
+             "  weights   %10.1f MiB\n"
+             "  KV cache  %10.1f MiB, a session of %" PRId32 " tokens\n"
+             "  workspace %10.1f MiB, %" PRId32 " tokens at once\n"
+             "  experts   %10.1f MiB, %" PRId32 " of %" PRId32 "%s\n",
+             MIB(budget->gpu_bytes), MIB(budget->gpu_dense_bytes), MIB(budget->gpu_session_bytes),
+             budget->context_tokens, MIB(budget->gpu_workspace_bytes), budget->chunk_tokens,
+             MIB(budget->device_bytes), budget->device_slots, budget->experts_total,
+             budget->device_slots == 0 ? ": the CPU computes them all" : "");
+}
 
 static void judge(struct budget *out)
 {
@@ -158,14 +241,19 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     const struct expert_source *source = request->source;
     *out = (struct budget){0};
     SL_TRY(choose_tokens(request, out, error));
-    struct kv_cache_options kv = {.config = config,
-                                  .layers = config->layers + (model->mtp.present ? 1 : 0),
-                                  .context_tokens = out->context_tokens,
-                                  .slack_tokens = out->chunk_tokens,
-                                  .f32_rows = request->numerics == SL_NUMERICS_F32};
+    struct kv_cache_options kv = session_options(request, out->context_tokens, out->chunk_tokens);
+    struct workspace_size size =
+        workspace_size(config, out->chunk_tokens, out->context_tokens, request->with_gpu);
     out->dense_bytes = model->dense_bytes;
     out->session_bytes = kv_cache_bytes(&kv);
-    out->workspace_bytes = workspace_bytes(config, out->chunk_tokens, out->context_tokens);
+    out->workspace_bytes = size.ram_bytes;
+    if (request->with_gpu) {
+        out->with_gpu = true;
+        out->gpu_bytes = request->gpu_bytes;
+        out->gpu_dense_bytes = model_upload_bytes(model);
+        out->gpu_session_bytes = out->session_bytes;
+        out->gpu_workspace_bytes = size.gpu_bytes;
+    }
     if (out->session_bytes == 0 || out->workspace_bytes == 0)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                             "the context of %d tokens does not fit in an address space",
@@ -177,7 +265,7 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     if (!out->available_bytes)
         out->available_bytes = machine_available_bytes(&out->available_by_group);
     out->device_bytes = request->device_bytes;
-    out->device_is_ram = request->device_is_ram;
+    out->device_is_ram = request->device_is_ram && !request->with_gpu;
     out->slots_min = config->experts_per_token;
     SL_TRY(expert_plan_check_source(source, error));
     out->staging_bytes = expert_fetcher_staging_bytes(source, BUDGET_READ_DEPTH);
@@ -185,6 +273,7 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     choose_expert_ram(request, out);
     choose_device(request, out);
     judge(out);
+    judge_gpu(request, out);
     SL_ASSERT(out->slots >= 0 && out->slots <= out->experts_total);
     return SL_OK;
 }

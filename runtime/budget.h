@@ -12,6 +12,8 @@ struct budget_request {
     uint64_t ram_bytes;                 /* for routed experts; 0: what the machine can spare */
     uint64_t device_bytes;              /* of a device, for routed experts; 0: no device */
     bool device_is_ram;                 /* it is simulated: its memory is this machine's */
+    bool with_gpu;      /* weights, session, workspace and device slots lie in a GPU's memory */
+    uint64_t gpu_bytes; /* bound for all of that; the slots get what is left of it */
     enum sl_tiers tiers;
     int32_t context_tokens; /* 0: the default */
     int32_t chunk_tokens;   /* 0: the default */
@@ -36,19 +38,28 @@ struct budget {
     int32_t device_slots;                 /* that device_bytes holds */
     bool exclusive;                       /* what is on the device need not be in RAM */
     bool device_is_ram;
+    bool with_gpu;
+    uint64_t gpu_bytes; /* the bound; of it, beside device_bytes: */
+    uint64_t gpu_dense_bytes, gpu_session_bytes, gpu_workspace_bytes;
     int32_t experts_total;
     bool fits;        /* all of it in available_bytes, and slots_min in the bound */
-    char advice[256]; /* what to change when it does not; else "" */
+    char advice[384]; /* what to change when it does not; else "" */
     char notice[256]; /* what was asked for and not given, and why; else "" */
 };
 
 #define BUDGET_CONTEXT_DEFAULT 4096
 #define BUDGET_CHUNK_DEFAULT   256
 #define BUDGET_CHUNK_MAX       16384
+#define BUDGET_GPU_CHUNK_MAX   16             /* what the GPU's kernels are made for */
+#define BUDGET_GPU_KEPT_BYTES  (512ull << 20) /* free memory left to the driver and to graphs */
 #define BUDGET_READ_DEPTH      8 /* whole experts in flight; more gains nothing on one drive */
 
 /* Fills the plan; SL_ERR_ARGUMENT for options out of range (a context beyond the model's). */
 SL_MUST_USE enum sl_status budget_plan(const struct budget_request *request, struct budget *out,
                                        struct sl_error *error);
+
+/* Where the GPU's memory goes, as lines of text; "" without a GPU. */
+#define BUDGET_GPU_TEXT_BYTES 640
+void budget_gpu_text(const struct budget *budget, char text[BUDGET_GPU_TEXT_BYTES]);
 
 #endif

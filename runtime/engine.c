@@ -4,6 +4,7 @@
 #include "offload/device_sim.h"
 #include "offload/topology.h"
 #include "offload/trace_writer.h"
+#include "runtime/engine_gpu.h"
 #include "runtime/layer_list.h"
 #include "runtime/pack.h"
 
@@ -53,11 +54,14 @@ static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_option
                                      .ram_bytes = options->ram_bytes,
                                      .device_bytes = options->sim_device_bytes,
                                      .device_is_ram = true,
+                                     .with_gpu = engine->gpu != NULL,
+                                     .gpu_bytes = engine_gpu_bytes(engine, options),
                                      .tiers = options->tiers,
                                      .context_tokens = options->context_tokens,
                                      .chunk_tokens = options->chunk_tokens,
                                      .numerics = options->numerics};
     SL_TRY(budget_plan(&request, &engine->budget, error));
+    engine_gpu_say_plan(engine, options);
     if (!engine->budget.fits)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "this does not fit: %s",
                             engine->budget.advice);
@@ -82,6 +86,7 @@ static enum sl_status open_device(sl_engine *engine, const struct sl_engine_opti
                                         .bytes_per_second = {rate, rate},
                                         .latency_ns = ENGINE_SIM_LATENCY_NS,
                                         .threads = true};
+    if (engine->gpu) return engine_gpu_fill(engine, options, error);
     if (engine->device || !options->sim_device_bytes) return SL_OK;
     return device_sim_create(&device, &engine->device, error);
 }
@@ -204,7 +209,9 @@ static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_o
 {
     struct lookahead_options lookahead = {
         .model = engine->model,
-        .mode = options->prefetch,
+        /* Routers look ahead where the streams are, and that is RAM so far. */
+        .mode = engine->gpu && options->prefetch == SL_PREFETCH_AUTO ? SL_PREFETCH_HASH
+                                                                     : options->prefetch,
         .depth = options->prefetch_depth ? options->prefetch_depth : ENGINE_PREFETCH_DEPTH,
         .state = PREDICTOR_SHARED,
     };
@@ -220,10 +227,14 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
 {
     const struct ops *ops = options->fast_prefill ? ops_cpu_isa_fast_prefill(engine->cpu_isa)
                                                   : ops_cpu_isa(engine->cpu_isa);
-    engine->forward.ops = ops;
+    struct gpu *gpu = engine->gpu;
+    struct workspace_options workspace = {.config = &engine->model->config,
+                                          .chunk_tokens = engine->budget.chunk_tokens,
+                                          .context_tokens = engine->budget.context_tokens,
+                                          .gpu = gpu};
+    engine->forward.host_ops = ops;
     SL_TRY(open_stream(engine, ops, topology, error));
-    if (workspace_create(&engine->model->config, engine->budget.chunk_tokens,
-                         engine->budget.context_tokens, &engine->workspace) != SL_OK)
+    if (workspace_create(&workspace, &engine->workspace) != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                             "no memory for the workspace (%.1f MiB): use a smaller chunk",
                             (double)engine->budget.workspace_bytes / 1048576.0);
@@ -231,8 +242,13 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
     if (!engine->tally) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     SL_TRY(open_lookahead(engine, options, error));
     engine->forward = (struct forward){.model = engine->model,
-                                       .ops = ops,
-                                       .stream = engine->stream,
+                                       .weights = gpu ? engine->gpu_model : engine->model,
+                                       .ops = gpu ? gpu->ops : ops,
+                                       .stream = gpu ? gpu->stream : engine->stream,
+                                       .gpu = gpu,
+                                       .handshake = engine->handshake,
+                                       .host_ops = ops,
+                                       .host_stream = engine->stream,
                                        .store = engine->store,
                                        .workspace = engine->workspace,
                                        .lookahead = engine->lookahead,
@@ -276,11 +292,13 @@ enum sl_status engine_open_with(const struct sl_engine_options *options,
     sl_engine *engine = calloc(1, sizeof *engine);
     if (!engine) {
         if (overrides->device) overrides->device->ops->destroy(overrides->device);
+        if (overrides->gpu) overrides->gpu->gpu_ops->destroy(overrides->gpu);
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     }
     engine->device = overrides->device;
     engine->numerics = options->numerics;
-    enum sl_status status = open_model(engine, options, error);
+    enum sl_status status = engine_gpu_find(engine, options, overrides->gpu, error);
+    if (status == SL_OK) status = open_model(engine, options, error);
     if (status == SL_OK)
         status = pack_open_source(engine->model, options, &engine->packed, &engine->source, error);
     if (status == SL_OK) status = make_plan(engine, options, error);
@@ -307,9 +325,10 @@ void sl_engine_close(sl_engine *engine)
     lookahead_destroy(engine->lookahead);
     free(engine->tally);
     workspace_destroy(engine->workspace);
-    if (engine->stream) engine->forward.ops->stream_destroy(engine->stream);
+    if (engine->stream) engine->forward.host_ops->stream_destroy(engine->stream);
     expert_store_destroy(engine->store);
-    if (engine->device) engine->device->ops->destroy(engine->device);
+    if (engine->device && !engine->gpu) engine->device->ops->destroy(engine->device);
+    engine_gpu_close(engine);
     model_file_close(engine->packed);
     model_close(engine->model);
     free(engine->heat_profile);

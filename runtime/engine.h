@@ -22,7 +22,11 @@ struct sl_engine {
     struct expert_source source; /* packed's or the model's */
     struct budget budget;
     struct stream *stream;
-    struct device *device; /* NULL: none */
+    struct device *device;   /* NULL: none; the GPU's, when there is one */
+    struct gpu *gpu;         /* NULL: the CPU computes everything */
+    struct model *gpu_model; /* the dense weights in its memory */
+    struct moe_handshake *handshake;
+    char gpu_absent[192]; /* why a GPU that would have been used is not; else "" */
     struct workspace *workspace;
     struct profiles profiles;
     char *heat_profile; /* file, or NULL */
@@ -43,6 +47,7 @@ struct engine_overrides {
     const struct io_ops *io; /* the door to the disk; NULL: the usual one */
     struct device *device;   /* NULL: the options'; else theirs for its bytes, and the engine's
                                 from here on, also when opening fails */
+    struct gpu *gpu;         /* NULL: the options'; else this one, and the engine's, likewise */
     enum dispatch_rule rule;
     enum residency_policy policy; /* unless the options name one */
     struct clock clock;

@@ -73,7 +73,7 @@ enum sl_status sl_trace_start(sl_engine *engine, const char *path, bool every_gu
                               .slot_bytes = engine->source.slot_bytes};
     snprintf(head.source, sizeof head.source, "sluice %s", sl_version());
     SL_TRY(model_fingerprint(engine->model, &head.fingerprint, error));
-    lookahead_record(engine->lookahead, every_guess, &head);
+    lookahead_record(engine->lookahead, every_guess && !engine->gpu, &head);
     enum sl_status status =
         trace_writer_open(path, &head, engine->budget.chunk_tokens, &engine->trace, error);
     if (status != SL_OK) lookahead_record_end(engine->lookahead);
@@ -121,6 +121,9 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
     add_guesses(engine, out);
     snprintf(out->io, sizeof out->io, "%s", expert_store_describe_io(engine->store));
     snprintf(out->memory, sizeof out->memory, "%s", expert_store_describe_memory(engine->store));
+    out->on_gpu = engine->gpu != NULL;
+    snprintf(out->gpu, sizeof out->gpu, "%s",
+             engine->gpu ? engine->gpu->gpu_ops->describe(engine->gpu) : engine->gpu_absent);
     snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
 }
 

@@ -2,14 +2,48 @@
 #include "runtime/forward.h"
 
 #include "runtime/attention_layer.h"
+#include "runtime/gpu_pass.h"
 #include "runtime/lookahead.h"
 #include "runtime/moe.h"
+#include "runtime/moe_handshake.h"
 
-static void set_positions(struct workspace *ws, const struct forward_chunk *chunk)
+#include <string.h>
+
+enum sl_status forward_sync(struct forward *forward)
 {
+    if (!forward->gpu) return forward->ops->stream_sync(forward->stream);
+    struct sl_error fault;
+    enum sl_status status = forward->gpu->gpu_ops->sync(forward->gpu, &fault);
+    if (status != SL_OK && forward->fault.status == SL_OK) forward->fault = fault;
+    return status;
+}
+
+void forward_stage(struct forward *forward, const struct forward_chunk *chunk)
+{
+    struct workspace *ws = forward->workspace;
     SL_ASSERT(chunk->tokens > 0 && chunk->tokens <= ws->chunk_tokens);
     for (int32_t t = 0; t < chunk->tokens; t++)
-        ws->positions[t] = chunk->position + t;
+        ws->host_positions[t] = chunk->position + t;
+    if (forward->gpu)
+        memcpy(ws->host_ids, chunk->ids, sizeof *ws->host_ids * (size_t)chunk->tokens);
+}
+
+/* Staged positions and ids into the GPU's memory. */
+static void launch_stage(struct forward *forward, const struct forward_chunk *chunk)
+{
+    struct workspace *ws = forward->workspace;
+    size_t bytes = sizeof *ws->ids * (size_t)chunk->tokens;
+    if (!forward->gpu) return;
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->positions, ws->host_positions, bytes);
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->ids, ws->host_ids, bytes);
+}
+
+/* The chunk as ops of this processor read it. */
+static struct forward_chunk prepare(struct forward *forward, const struct forward_chunk *chunk)
+{
+    struct forward_chunk prepared = *chunk;
+    prepared.gpu_ids = forward->gpu ? forward->workspace->ids : chunk->ids;
+    return prepared;
 }
 
 static void apply_norm(struct forward *forward, int32_t rows, const uint16_t *weight,
@@ -77,14 +111,13 @@ static void write_streams(struct forward *forward, int32_t tokens, float *stream
     forward->ops->hyper_post(forward->stream, &args);
 }
 
-enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
+/* What a block does before its experts: workspace->x is what they read. */
+static void launch_attention(struct forward *forward, const struct forward_chunk *chunk,
                              int32_t idx, float *streams)
 {
-    const struct layer_weights *layer = &forward->model->layers[idx];
+    const struct layer_weights *layer = &forward->weights->layers[idx];
     struct workspace *ws = forward->workspace;
     SL_ASSERT(idx >= 0 && idx < chunk->cache->layer_count);
-    set_positions(ws, chunk);
-    forward->layer_ns = clock_now_ns(&forward->clock);
 
     read_streams(forward, chunk->tokens, &layer->hyper_attn, streams);
     apply_norm(forward, chunk->tokens, layer->attn_norm, ws->x, ws->x);
@@ -93,44 +126,112 @@ enum sl_status forward_block(struct forward *forward, const struct forward_chunk
 
     read_streams(forward, chunk->tokens, &layer->hyper_ffn, streams);
     apply_norm(forward, chunk->tokens, layer->ffn_norm, ws->x, ws->x);
+}
+
+enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
+                             int32_t idx, float *streams)
+{
+    struct workspace *ws = forward->workspace;
+    forward->layer_ns = clock_now_ns(&forward->clock);
+    launch_attention(forward, chunk, idx, streams);
     SL_TRY(moe_forward(forward, chunk, idx, streams, ws->x, ws->y));
     write_streams(forward, chunk->tokens, streams);
     lookahead_after(forward, chunk, idx, streams);
     return SL_OK;
 }
 
+void forward_launch_block(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
+{
+    struct workspace *ws = forward->workspace;
+    launch_attention(forward, chunk, idx, ws->streams);
+    moe_handshake_launch(forward, chunk, idx, ws->x, ws->y);
+    write_streams(forward, chunk->tokens, ws->streams);
+}
+
+/* The next chunk's table layers are guessed once no layer of this one is ahead of them. */
+static void look_ahead(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
+{
+    if (idx == forward->model->config.layers - 1)
+        lookahead_tokens(forward, chunk->next_ids, chunk->next_tokens,
+                         forward->token_clock + chunk->tokens, 1);
+}
+
+/* SL_ERR_CANCELLED when who is told of layers wants to stop after this one. */
+static enum sl_status tell_layer(const struct forward *forward, int32_t idx)
+{
+    bool last = idx + 1 == forward->model->config.layers;
+    if (last || !forward->on_layer || forward->on_layer(forward->layer_context, idx)) return SL_OK;
+    return SL_ERR_CANCELLED;
+}
+
+enum sl_status forward_serve_block(struct forward *forward, const struct forward_chunk *chunk,
+                                   int32_t idx)
+{
+    forward->layer_ns = clock_now_ns(&forward->clock);
+    look_ahead(forward, chunk, idx);
+    SL_TRY(moe_handshake_serve(forward, chunk, idx));
+    return tell_layer(forward, idx);
+}
+
 static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, int32_t streams,
                   float *out)
 {
     struct embed_args args = {.ids = ids,
-                              .table = forward->model->embed,
+                              .table = forward->weights->embed,
                               .out = out,
                               .tokens = tokens,
                               .streams = streams};
     forward->ops->embed(forward->stream, &args);
 }
 
-enum sl_status forward_layers(struct forward *forward, const struct forward_chunk *chunk)
+void forward_launch_begin(struct forward *forward, const struct forward_chunk *chunk)
 {
     struct workspace *ws = forward->workspace;
+    launch_stage(forward, chunk);
+    embed(forward, chunk->gpu_ids, chunk->tokens, forward->model->config.streams, ws->streams);
+}
+
+/* Layer by layer, each waited for as far as its experts need it. */
+static enum sl_status run_blocks(struct forward *forward, const struct forward_chunk *chunk)
+{
+    forward_launch_begin(forward, chunk);
+    for (int32_t idx = 0; idx < forward->model->config.layers; idx++) {
+        look_ahead(forward, chunk, idx);
+        SL_TRY(forward_block(forward, chunk, idx, forward->workspace->streams));
+        SL_TRY(tell_layer(forward, idx));
+    }
+    return forward_sync(forward);
+}
+
+enum sl_status forward_layers(struct forward *forward, const struct forward_chunk *chunk)
+{
+    struct forward_chunk prepared = prepare(forward, chunk);
     lookahead_begin(forward);
     lookahead_tokens(forward, chunk->ids, chunk->tokens, forward->token_clock, 1);
-    embed(forward, chunk->ids, chunk->tokens, forward->model->config.streams, ws->streams);
-    for (int32_t idx = 0; idx < forward->model->config.layers; idx++) {
-        /* The next chunk's table layers, once no layer of this one is ahead of them. */
-        if (idx == forward->model->config.layers - 1)
-            lookahead_tokens(forward, chunk->next_ids, chunk->next_tokens,
-                             forward->token_clock + chunk->tokens, 1);
-        SL_TRY(forward_block(forward, chunk, idx, ws->streams));
-    }
-    SL_TRY(forward->ops->stream_sync(forward->stream));
+    forward_stage(forward, &prepared);
+    if (gpu_pass_fits(forward, &prepared))
+        SL_TRY(gpu_pass_layers(forward, &prepared));
+    else
+        SL_TRY(run_blocks(forward, &prepared));
     lookahead_end(forward, chunk->tokens);
     return SL_OK;
 }
 
+/* Brings logits to RAM. */
+static enum sl_status fetch_logits(struct forward *forward, int32_t tokens, float *out)
+{
+    const struct workspace *ws = forward->workspace;
+    size_t bytes = sizeof *out * (size_t)tokens * (size_t)forward->model->config.vocab;
+    if (!forward->gpu) return forward_sync(forward);
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->host_logits, ws->logits, bytes);
+    SL_TRY(forward_sync(forward));
+    memcpy(out, ws->host_logits, bytes);
+    return SL_OK;
+}
+
 /* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits. */
-static void run_head(struct forward *forward, int32_t tokens, const float *streams,
-                     const struct hyper_weights *hyper, const uint16_t *norm, float *out)
+static enum sl_status run_head(struct forward *forward, int32_t tokens, const float *streams,
+                               const struct hyper_weights *hyper, const uint16_t *norm, float *out)
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
@@ -149,33 +250,40 @@ static void run_head(struct forward *forward, int32_t tokens, const float *strea
     forward->ops->hyper_head(forward->stream, &fold);
     apply_norm(forward, tokens, norm, ws->x, ws->x);
     struct linear_args logits = {.x = ws->x,
-                                 .weight = forward->model->head,
-                                 .out = out,
+                                 .weight = forward->weights->head,
+                                 .out = forward->gpu ? ws->logits : out,
                                  .tokens = tokens,
                                  .groups = 1,
                                  .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &logits);
+    return fetch_logits(forward, tokens, out);
 }
 
-void forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out)
+enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out)
 {
-    const struct model *model = forward->model;
+    const struct model *model = forward->weights;
     size_t stream_floats = (size_t)model->config.streams * (size_t)model->config.hidden;
     SL_ASSERT(first >= 0 && first < tokens);
-    run_head(forward, tokens - first, forward->workspace->streams + (size_t)first * stream_floats,
-             &model->hyper_head, model->norm, out);
+    return run_head(forward, tokens - first,
+                    forward->workspace->streams + (size_t)first * stream_floats, &model->hyper_head,
+                    model->norm, out);
 }
 
 enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,
                            const int32_t *next_ids, int32_t rows, float *out)
 {
-    const struct model *model = forward->model;
+    const struct model *model = forward->weights;
     const struct model_config *config = &model->config;
     struct workspace *ws = forward->workspace;
     struct forward_chunk block = *chunk;
+    block.ids = next_ids;
+    block.tokens = rows;
     SL_ASSERT(model->mtp.present && rows > 0 && rows <= chunk->tokens);
 
-    embed(forward, next_ids, rows, 1, ws->embedding);
+    block = prepare(forward, &block);
+    forward_stage(forward, &block);
+    launch_stage(forward, &block);
+    embed(forward, block.gpu_ids, rows, 1, ws->embedding);
     apply_norm(forward, rows, model->mtp.embed_norm, ws->embedding, ws->embedding);
     apply_norm(forward, rows * config->streams, model->mtp.hidden_norm, ws->streams, ws->streams);
     struct linear_args project = {.x = ws->embedding,
@@ -200,9 +308,6 @@ enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *
                                .round = forward->round};
     forward->ops->mtp_mix(forward->stream, &mix);
 
-    block.ids = next_ids;
-    block.tokens = rows;
     SL_TRY(forward_block(forward, &block, config->layers, ws->hidden));
-    run_head(forward, rows, ws->hidden, &model->mtp.hyper_head, model->mtp.norm, out);
-    return forward->ops->stream_sync(forward->stream);
+    return run_head(forward, rows, ws->hidden, &model->mtp.hyper_head, model->mtp.norm, out);
 }

@@ -9,7 +9,6 @@
 #include "runtime/text_buffer.h"
 
 #include <jansson.h>
-#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 
@@ -90,32 +89,22 @@ static void close_subject(struct subject *subject)
 
 /* ---- reports ------------------------------------------------------------------------------ */
 
-static void say(struct text_buffer *text, const char *format, ...) SL_PRINTF(2, 3);
-
-static void say(struct text_buffer *text, const char *format, ...)
-{
-    char line[512];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
-    text_buffer_append_text(text, line);
-}
-
 static void say_disk(struct text_buffer *text, const struct calibration *c, const char *path)
 {
     const struct rate *disk = &c->rates.lanes[RATES_DISK], *cpu = &c->rates.lanes[RATES_CPU];
     if (!path) {
-        say(text, "disk       not measured: name a model with -m or a file with --file\n");
+        text_buffer_say(text,
+                        "disk       not measured: name a model with -m or a file with --file\n");
         return;
     }
-    say(text, "disk       %.200s on %s\n           in flight", path, c->machine.disk);
+    text_buffer_say(text, "disk       %.200s on %s\n           in flight", path, c->machine.disk);
     for (int i = 0; i < RATES_DISK_DEPTHS; i++)
-        say(text, "%8d", 1 << i);
-    say(text, "\n           GB/s     ");
+        text_buffer_say(text, "%8d", 1 << i);
+    text_buffer_say(text, "\n           GB/s     ");
     for (int i = 0; i < RATES_DISK_DEPTHS; i++)
-        say(text, "%8.2f", c->rates.disk_bytes_per_second[i] / 1e9);
-    say(text, "\ntogether   CPU %.2f GB/s (%.0f%% of alone), disk %.2f GB/s with %d in flight\n",
+        text_buffer_say(text, "%8.2f", c->rates.disk_bytes_per_second[i] / 1e9);
+    text_buffer_say(
+        text, "\ntogether   CPU %.2f GB/s (%.0f%% of alone), disk %.2f GB/s with %d in flight\n",
         cpu->shared_bytes_per_second / 1e9,
         100 * cpu->shared_bytes_per_second / cpu->bytes_per_second,
         disk->shared_bytes_per_second / 1e9, HOST_BENCH_DEPTH);
@@ -128,25 +117,26 @@ static enum sl_status report_text(const struct calibration *c, const char *path,
     const struct calibration_machine *m = &c->machine;
     double bytes = (double)c->rates.expert_bytes;
     size_t length;
-    say(&text, "processor  %s\n           %d cores on %d node%s, %d threads, %s kernels\n", m->cpu,
-        m->cores, m->nodes, m->nodes == 1 ? "" : "s", m->threads, m->kernels);
-    say(&text, "memory     %.1f GiB, read at %.2f GB/s\n", (double)m->memory_bytes / 1073741824.0,
-        c->memory_bytes_per_second / 1e9);
-    say(&text, "expert     %llu bytes; on the CPU, six in a call\n           tokens   ",
-        (unsigned long long)c->rates.expert_bytes);
+    text_buffer_say(&text,
+                    "processor  %s\n           %d cores on %d node%s, %d threads, %s kernels\n",
+                    m->cpu, m->cores, m->nodes, m->nodes == 1 ? "" : "s", m->threads, m->kernels);
+    text_buffer_say(&text, "memory     %.1f GiB, read at %.2f GB/s\n",
+                    (double)m->memory_bytes / 1073741824.0, c->memory_bytes_per_second / 1e9);
+    text_buffer_say(&text, "expert     %llu bytes; on the CPU, six in a call\n           tokens   ",
+                    (unsigned long long)c->rates.expert_bytes);
     for (int i = 0; i < CALIBRATION_COUNTS; i++)
-        say(&text, "%8d", calibration_counts[i]);
-    say(&text, "\n           ms       ");
+        text_buffer_say(&text, "%8d", calibration_counts[i]);
+    text_buffer_say(&text, "\n           ms       ");
     for (int i = 0; i < CALIBRATION_COUNTS; i++)
-        say(&text, "%8.3f", c->expert_ns[i] / 1e6);
-    say(&text, "\n           GB/s     ");
+        text_buffer_say(&text, "%8.3f", c->expert_ns[i] / 1e6);
+    text_buffer_say(&text, "\n           GB/s     ");
     for (int i = 0; i < CALIBRATION_COUNTS; i++)
-        say(&text, "%8.2f", bytes / c->expert_ns[i]);
-    say(&text, "\n           %.0f%% of reading memory at one token\n",
-        100 * bytes * 1e9 / c->expert_ns[0] / c->memory_bytes_per_second);
+        text_buffer_say(&text, "%8.2f", bytes / c->expert_ns[i]);
+    text_buffer_say(&text, "\n           %.0f%% of reading memory at one token\n",
+                    100 * bytes * 1e9 / c->expert_ns[0] / c->memory_bytes_per_second);
     say_disk(&text, c, path);
-    say(&text, "device     %s\n", m->device);
-    if (*profile) say(&text, "kept in    %.400s\n", profile);
+    text_buffer_say(&text, "device     %s\n", m->device);
+    if (*profile) text_buffer_say(&text, "kept in    %.400s\n", profile);
     enum sl_status status = text_buffer_take(&text, out, &length, error);
     text_buffer_deinit(&text);
     return status;

@@ -89,6 +89,8 @@ static enum sl_status plan(struct inspection *inspection, const struct sl_engine
                                      .ram_bytes = options->ram_bytes,
                                      .device_bytes = options->sim_device_bytes,
                                      .device_is_ram = true,
+                                     .with_gpu = options->gpu_bytes > 0,
+                                     .gpu_bytes = options->gpu_bytes,
                                      .tiers = options->tiers,
                                      .context_tokens = options->context_tokens,
                                      .chunk_tokens = options->chunk_tokens,

@@ -120,15 +120,16 @@ static void print_places(FILE *out, const struct inspection *inspection)
              inspection->budget.slots, budget->experts_total);
     print_row(out, "  of them", (uint64_t)inspection->budget.slots * inspection->slot_bytes, where);
     if (budget->device_slots) {
-        snprintf(where, sizeof where, "simulated device, %" PRId32 " experts, %s",
-                 budget->device_slots,
+        snprintf(where, sizeof where, "%s, %" PRId32 " experts, %s",
+                 budget->with_gpu ? "GPU" : "simulated device", budget->device_slots,
                  budget->exclusive ? "exclusive of those in RAM" : "all of them in RAM as well");
         print_row(out, "  of them", (uint64_t)budget->device_slots * inspection->slot_bytes, where);
     }
     if (inspection->budget.staging_bytes)
         print_row(out, "  on their way", inspection->budget.staging_bytes,
                   "RAM, pack to do without");
-    snprintf(where, sizeof where, "RAM, a session of %" PRId32 " tokens", budget->context_tokens);
+    snprintf(where, sizeof where, "%s, a session of %" PRId32 " tokens",
+             budget->with_gpu ? "GPU" : "RAM", budget->context_tokens);
     print_row(out, "KV cache", budget->session_bytes, where);
     snprintf(where, sizeof where, "RAM, chunks of %" PRId32 " tokens", budget->chunk_tokens);
     print_row(out, "workspace", budget->workspace_bytes, where);
@@ -143,9 +144,12 @@ static void print_verdict(FILE *out, const struct inspection *inspection)
     print_row(out, "bound for experts", budget->expert_ram_bytes, "--ram");
     print_row(out, "least for experts", inspection->budget.expert_ram_min_bytes,
               "the smallest --ram that runs");
-    if (budget->device_bytes)
+    if (budget->device_bytes && !budget->with_gpu)
         print_row(out, "bound for the device", budget->device_bytes, "--sim-device");
     print_row(out, "free on this machine", budget->available_bytes, "now");
+    char gpu[BUDGET_GPU_TEXT_BYTES];
+    budget_gpu_text(budget, gpu);
+    fputs(gpu, out);
     fprintf(out, "fits        %s%s%s%s\n", budget->fits ? "yes" : "no: ", budget->advice,
             budget->fits && budget->notice[0] ? ", but " : "", budget->fits ? budget->notice : "");
     fprintf(out, "\nprocessor   %s, %" PRId32 " thread%s\n", inspection->topology.text,

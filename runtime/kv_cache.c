@@ -99,50 +99,6 @@ uint64_t kv_cache_bytes(const struct kv_cache_options *options)
     return carver.overflow ? 0 : carver.used_bytes;
 }
 
-enum sl_status kv_cache_create(const struct kv_cache_options *options, struct kv_cache **out)
-{
-    uint64_t bytes = kv_cache_bytes(options);
-    struct kv_cache *cache = NULL;
-    *out = NULL;
-    if (bytes == 0 || bytes > SIZE_MAX / 2) return SL_ERR_NO_MEMORY;
-    cache = calloc(1, sizeof *cache);
-    if (!cache) return SL_ERR_NO_MEMORY;
-    cache->layers = calloc((size_t)options->layers, sizeof *cache->layers);
-    if (!cache->layers) goto fail;
-    /* Anonymous memory: rows of a long context cost nothing until they are written. */
-    cache->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (cache->memory == MAP_FAILED) {
-        cache->memory = NULL;
-        goto fail;
-    }
-    cache->memory_bytes = bytes;
-    cache->row_format = make_row_format(options);
-    cache->key_format = make_key_format(options);
-    cache->layer_count = options->layers;
-    cache->context_tokens = options->context_tokens;
-    cache->slack_tokens = options->slack_tokens;
-    cache->window_capacity = options->config->window + options->slack_tokens;
-
-    struct carver carver = {.base = cache->memory};
-    carve_states(&carver, options, cache->layers);
-    carve_rows(&carver, options, cache->layers);
-    SL_ASSERT(carver.used_bytes == bytes && !carver.overflow);
-    kv_cache_reset(cache);
-    *out = cache;
-    return SL_OK;
-fail:
-    kv_cache_destroy(cache);
-    return SL_ERR_NO_MEMORY;
-}
-
-void kv_cache_destroy(struct kv_cache *cache)
-{
-    if (!cache) return;
-    if (cache->memory) munmap(cache->memory, cache->memory_bytes);
-    free(cache->layers);
-    free(cache);
-}
-
 /* Tokens before the first count for nothing in a group: keys 0, gates minus infinity. */
 static void reset_state(float *state, int32_t capacity, int32_t width)
 {
@@ -154,17 +110,107 @@ static void reset_state(float *state, int32_t capacity, int32_t width)
     }
 }
 
-void kv_cache_reset(struct kv_cache *cache)
+static void reset_states(const struct kv_cache *cache, const struct kv_layer *layers)
 {
     int32_t head_dim = cache->row_format.plain + cache->row_format.rotary;
     int32_t index_dim = cache->key_format.plain + cache->key_format.rotary;
     for (int32_t idx = 0; idx < cache->layer_count; idx++) {
-        struct kv_layer *layer = &cache->layers[idx];
+        const struct kv_layer *layer = &layers[idx];
         int32_t halves = compressor_halves(layer->ratio);
         if (layer->state) reset_state(layer->state, layer->state_capacity, halves * head_dim);
         if (layer->index_state)
             reset_state(layer->index_state, layer->index_state_capacity, halves * index_dim);
     }
+}
+
+static size_t states_bytes(const struct kv_cache_options *options)
+{
+    struct kv_layer layers[MODEL_LAYERS_MAX];
+    struct carver carver = {0};
+    carve_states(&carver, options, layers);
+    return (size_t)carver.used_bytes;
+}
+
+static bool take_memory(struct kv_cache *cache, const struct kv_cache_options *options)
+{
+    if (cache->gpu) {
+        const struct gpu_ops *ops = cache->gpu->gpu_ops;
+        cache->states_bytes = states_bytes(options);
+        if (ops->alloc(cache->gpu, GPU_DEVICE, cache->memory_bytes, &cache->memory, NULL) != SL_OK)
+            return false;
+        return cache->states_bytes == 0 || ops->alloc(cache->gpu, GPU_MAPPED, cache->states_bytes,
+                                                      &cache->empty, NULL) == SL_OK;
+    }
+    /* Anonymous memory: rows of a long context cost nothing until they are written. */
+    void *memory =
+        mmap(NULL, cache->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return false;
+    cache->memory = memory;
+    return true;
+}
+
+/* The states as a new timeline has them, to be copied over at each reset. */
+static void make_empty(struct kv_cache *cache, const struct kv_cache_options *options)
+{
+    struct kv_layer layers[MODEL_LAYERS_MAX];
+    struct carver carver = {.base = cache->empty};
+    if (!cache->empty) return;
+    carve_states(&carver, options, layers);
+    reset_states(cache, layers);
+}
+
+enum sl_status kv_cache_create(const struct kv_cache_options *options, struct kv_cache **out)
+{
+    uint64_t bytes = kv_cache_bytes(options);
+    struct kv_cache *cache = NULL;
+    *out = NULL;
+    if (bytes == 0 || bytes > SIZE_MAX / 2) return SL_ERR_NO_MEMORY;
+    cache = calloc(1, sizeof *cache);
+    if (!cache) return SL_ERR_NO_MEMORY;
+    cache->layers = calloc((size_t)options->layers, sizeof *cache->layers);
+    if (!cache->layers) goto fail;
+    cache->gpu = options->gpu;
+    cache->memory_bytes = bytes;
+    if (!take_memory(cache, options)) goto fail;
+    cache->row_format = make_row_format(options);
+    cache->key_format = make_key_format(options);
+    cache->layer_count = options->layers;
+    cache->context_tokens = options->context_tokens;
+    cache->slack_tokens = options->slack_tokens;
+    cache->window_capacity = options->config->window + options->slack_tokens;
+
+    struct carver carver = {.base = cache->memory};
+    carve_states(&carver, options, cache->layers);
+    carve_rows(&carver, options, cache->layers);
+    SL_ASSERT(carver.used_bytes == bytes && !carver.overflow);
+    if (cache->gpu) make_empty(cache, options);
+    kv_cache_reset(cache);
+    *out = cache;
+    return SL_OK;
+fail:
+    kv_cache_destroy(cache);
+    return SL_ERR_NO_MEMORY;
+}
+
+void kv_cache_destroy(struct kv_cache *cache)
+{
+    if (!cache) return;
+    if (cache->gpu) {
+        cache->gpu->gpu_ops->free(cache->gpu, GPU_DEVICE, cache->memory);
+        cache->gpu->gpu_ops->free(cache->gpu, GPU_MAPPED, cache->empty);
+    } else if (cache->memory) {
+        munmap(cache->memory, cache->memory_bytes);
+    }
+    free(cache->layers);
+    free(cache);
+}
+
+void kv_cache_reset(struct kv_cache *cache)
+{
+    if (!cache->gpu)
+        reset_states(cache, cache->layers);
+    else if (cache->empty)
+        cache->gpu->gpu_ops->copy(cache->gpu, cache->memory, cache->empty, cache->states_bytes);
     cache->length_tokens = 0;
     cache->written_tokens = 0;
 }

@@ -10,7 +10,7 @@
 #ifndef SLUICE_RUNTIME_KV_CACHE_H
 #define SLUICE_RUNTIME_KV_CACHE_H
 
-#include "kernels/ops.h"
+#include "kernels/gpu.h"
 #include "runtime/model_config.h"
 
 struct kv_cache_options {
@@ -19,6 +19,7 @@ struct kv_cache_options {
     int32_t context_tokens; /* most tokens of the timeline */
     int32_t slack_tokens;   /* most tokens of one chunk, and of one truncation */
     bool f32_rows;
+    struct gpu *gpu; /* in whose memory it lies, borrowed; NULL: in RAM */
 };
 
 struct kv_layer {
@@ -41,6 +42,9 @@ struct kv_cache {
     struct kv_layer *layers; /* [layer_count] */
     void *memory;
     size_t memory_bytes;
+    struct gpu *gpu;
+    void *empty; /* with a GPU: the states of an empty timeline, [states_bytes] in RAM it sees */
+    size_t states_bytes;
 };
 
 /* Bytes that kv_cache_create takes for these options, or 0 if that overflows. */

@@ -405,7 +405,7 @@ static void learn(struct forward *forward, const struct forward_chunk *chunk, in
 {
     int32_t top = forward->model->config.experts_per_token;
     predictor_outcome(forward->lookahead->predictor, idx,
-                      forward->workspace->chosen + (size_t)(chunk->tokens - 1) * (size_t)top);
+                      forward->workspace->host_chosen + (size_t)(chunk->tokens - 1) * (size_t)top);
 }
 
 void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
@@ -416,6 +416,7 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
     learn(forward, chunk, idx);
     bool guess = pays(forward), record = forward->trace && lookahead->list_count > 0;
     if (!guess && !record) return;
+    if (forward->gpu) return; /* its arrays are in RAM, where the streams are not */
     if (!target(forward, idx, 1) && !target(forward, idx, 2)) return;
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
     enum predictor_state state = lookahead->options.state;
@@ -441,7 +442,8 @@ void lookahead_after(struct forward *forward, const struct forward_chunk *chunk,
                      const float *streams)
 {
     struct lookahead *lookahead = forward->lookahead;
-    if (!lookahead || !forward->trace || idx >= forward->model->config.layers) return;
+    if (!lookahead || forward->gpu || !forward->trace || idx >= forward->model->config.layers)
+        return;
     if (recorded_list(lookahead, 1, PREDICTOR_AFTER) < 0) return;
     choose_rows(lookahead, chunk->tokens);
     take_streams(lookahead, streams);

@@ -76,6 +76,7 @@ struct model {
     int32_t skipped_tensors;      /* mtp.* tensors of stages that this version does not run */
     int32_t unknown_tensors;      /* other tensors that no part of the model asks for */
     struct model_files *files;    /* private: mappings, open files, names */
+    void *memory;                 /* of a model in a GPU's memory (model_upload) */
 };
 
 /* Progress of a long cold step: bytes (or items) done of all; return false to cancel. */

@@ -2,8 +2,8 @@
  * tokens that chose them: those already in RAM first, the others as their reads finish. */
 #include "runtime/moe.h"
 
-#include "offload/trace_writer.h"
 #include "runtime/lookahead.h"
+#include "runtime/moe_parts.h"
 
 #include <string.h>
 
@@ -21,61 +21,9 @@ struct visit {
     int32_t next;                              /* refs acquired so far */
     int32_t active;                            /* of views */
     int32_t missed;                            /* views that were not ready when acquired */
+    int32_t sent;                              /* tasks that a GPU was given */
     uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
-
-static void route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                  const float *x)
-{
-    const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->model->layers[idx];
-    struct workspace *ws = forward->workspace;
-    struct linear_args logits = {.x = x,
-                                 .weight = layer->router,
-                                 .out = ws->router_logits,
-                                 .tokens = chunk->tokens,
-                                 .groups = 1,
-                                 .bf16_input = forward->round};
-    forward->ops->linear(forward->stream, &logits);
-    struct router_args choose = {.logits = ws->router_logits,
-                                 .bias = layer->router_bias,
-                                 .token_experts = layer->token_experts,
-                                 .ids = chunk->ids,
-                                 .chosen = ws->chosen,
-                                 .weights = ws->chosen_weights,
-                                 .tokens = chunk->tokens,
-                                 .experts = config->experts,
-                                 .top = config->experts_per_token,
-                                 .scale = config->route_scale};
-    forward->ops->router(forward->stream, &choose);
-    if (forward->on_route)
-        forward->on_route(forward->route_context, idx, chunk->position, chunk->tokens,
-                          config->experts_per_token, ws->chosen, ws->chosen_weights);
-    if (forward->trace) trace_writer_layer(forward->trace, idx, ws->chosen);
-}
-
-/* Sorts the chunk's (token, choice) pairs by expert, tokens ascending within an expert. */
-static void sort_by_expert(const struct model_config *config, int32_t tokens, struct workspace *ws)
-{
-    int32_t top = config->experts_per_token;
-    int32_t *first = ws->expert_first;
-    memset(first, 0, sizeof *first * ((size_t)config->experts + 1));
-    for (int32_t pair = 0; pair < tokens * top; pair++) {
-        SL_ASSERT(ws->chosen[pair] >= 0 && ws->chosen[pair] < config->experts);
-        first[ws->chosen[pair] + 1]++;
-    }
-    for (int32_t expert = 0; expert < config->experts; expert++)
-        first[expert + 1] += first[expert];
-    /* Filling moves each start to its end, which is the next one's start: shift back after. */
-    for (int32_t pair = 0; pair < tokens * top; pair++) {
-        int32_t place = first[ws->chosen[pair]]++;
-        ws->token_rows[place] = pair / top;
-        ws->output_rows[place] = pair;
-        ws->task_weights[place] = ws->chosen_weights[pair];
-    }
-    memmove(first + 1, first, sizeof *first * (size_t)config->experts);
-    first[0] = 0;
-}
 
 /* Lists the chosen experts, those in RAM first. */
 static void list_experts(const struct forward *forward, int32_t idx, struct visit *visit)
@@ -84,7 +32,7 @@ static void list_experts(const struct forward *forward, int32_t idx, struct visi
     for (int pass = 0; pass < 2; pass++) {
         for (int32_t expert = 0; expert < forward->model->config.experts; expert++) {
             struct expert_ref ref = {.layer = idx, .expert = expert};
-            int32_t tokens = ws->expert_first[expert + 1] - ws->expert_first[expert];
+            int32_t tokens = moe_tokens_of(ws, expert);
             if (tokens == 0) continue;
             if (expert_store_is_resident(forward->store, ref) == (pass == 0)) {
                 visit->tokens[visit->count] = tokens;
@@ -116,62 +64,41 @@ static enum sl_status first_failure(const struct visit *visit)
     return SL_OK;
 }
 
-static struct expert_task make_task(const struct workspace *ws, const struct expert_view *view)
-{
-    int32_t first = ws->expert_first[view->ref.expert];
-    return (struct expert_task){
-        .slot = view->data,
-        .token_rows = ws->token_rows + first,
-        .output_rows = ws->output_rows + first,
-        .weights = ws->task_weights + first,
-        .count = ws->expert_first[view->ref.expert + 1] - first,
-    };
-}
-
-/* Reports where a call's experts came from and how long that took, before they are given back. */
-static void explain(const struct forward *forward, const struct visit *visit,
-                    const struct expert_view *done, int32_t count, uint64_t before_ns)
-{
-    static const char *const tiers[] = {"disk", "ram", "device"};
-    static const char *const lanes[] = {"cpu", "device"};
-    uint64_t now_ns = clock_now_ns(&forward->clock);
-    for (int32_t i = 0; i < count; i++) {
-        const struct expert_view *view = &done[i];
-        struct sl_dispatch line = {
-            .layer = view->ref.layer,
-            .expert = view->ref.expert,
-            .tokens = view->tokens,
-            .from = tiers[view->from],
-            .lane = lanes[view->lane],
-            .predicted_ns = view->predicted_ns,
-            .ready_ns = view->ready_ns,
-            .started_ns = before_ns - visit->start_ns,
-            .finished_ns = now_ns - visit->start_ns,
-        };
-        forward->on_dispatch(forward->dispatch_context, &line);
-    }
-}
-
-/* Runs up to a table's length of the experts that are there and gives them back; returns how many.
- */
-static int32_t run_some(struct forward *forward, struct visit *visit, const float *x)
+/* Sends the sorted rows to the GPU's memory. */
+static void send_sorted(const struct forward *forward)
 {
     const struct workspace *ws = forward->workspace;
-    struct expert_task tasks[MOE_TASKS_MAX];
-    struct expert_view done[MOE_TASKS_MAX];
-    int32_t count = 0, kept = 0;
-    for (int32_t i = 0; i < visit->active; i++) {
-        const struct expert_view *view = &visit->views[i];
-        if (view->state == EXPERT_VIEW_READY && count < MOE_TASKS_MAX) {
-            tasks[count] = make_task(ws, view);
-            done[count++] = *view;
-        } else {
-            visit->views[kept++] = *view;
-        }
+    size_t pairs = (size_t)(ws->output_rows - ws->token_rows);
+    if (!forward->gpu) return;
+    forward->gpu->gpu_ops->copy(forward->gpu, ws->gpu_rows, ws->token_rows,
+                                3 * pairs * sizeof *ws->gpu_rows);
+}
+
+/* Sends tasks to the GPU's memory, behind those sent before for this layer: what is on its way is
+ * not overwritten. */
+static const struct expert_task *send_tasks(const struct forward *forward, struct visit *visit,
+                                            const struct expert_task *tasks, int32_t count)
+{
+    const struct workspace *ws = forward->workspace;
+    struct expert_task *target = ws->tasks + visit->sent;
+    memcpy(ws->host_tasks + visit->sent, tasks, sizeof *tasks * (size_t)count);
+    forward->gpu->gpu_ops->copy(forward->gpu, target, ws->host_tasks + visit->sent,
+                                sizeof *tasks * (size_t)count);
+    visit->sent += count;
+    return target;
+}
+
+/* Runs tasks on one processor, from x to out in its memory. */
+static void run_tasks(const struct forward *forward, struct visit *visit, enum expert_lane lane,
+                      const struct expert_task *tasks, int32_t count)
+{
+    const struct workspace *ws = forward->workspace;
+    if (forward->gpu && lane == EXPERT_LANE_CPU) {
+        moe_run_on_host(forward, tasks, count);
+        return;
     }
-    visit->active = kept;
-    if (count == 0) return 0;
-    struct expert_ffn_args args = {.x = x,
+    if (count == 0) return;
+    struct expert_ffn_args args = {.x = visit->x,
                                    .out = ws->routed,
                                    .tasks = tasks,
                                    .layout = &forward->model->expert_layout,
@@ -180,50 +107,62 @@ static int32_t run_some(struct forward *forward, struct visit *visit, const floa
                                    .scratch_rows = ws->chunk_tokens,
                                    .limit = forward->model->config.swiglu_limit,
                                    .round = forward->round};
-    uint64_t before_ns = forward->on_dispatch ? clock_now_ns(&forward->clock) : 0;
+    if (forward->gpu) args.tasks = send_tasks(forward, visit, tasks, count);
     forward->ops->expert_ffn(forward->stream, &args);
-    if (forward->on_dispatch) explain(forward, visit, done, count, before_ns);
+}
+
+/* Sends what the host has computed for the GPU to the rows where the sum looks for it. */
+static void send_rows(const struct forward *forward, const struct expert_task *tasks, int32_t count)
+{
+    const struct workspace *ws = forward->workspace;
+    size_t hidden = (size_t)forward->model->config.hidden;
+    for (int32_t i = 0; i < count; i++) {
+        for (int32_t row = 0; row < tasks[i].count; row++) {
+            size_t first = (size_t)tasks[i].output_rows[row] * hidden;
+            forward->gpu->gpu_ops->copy(forward->gpu, ws->routed + first, ws->host_routed + first,
+                                        sizeof(float) * hidden);
+        }
+    }
+}
+
+/* Runs up to a table's length of the experts that are there and gives them back; returns how many.
+ */
+static int32_t run_some(struct forward *forward, struct visit *visit)
+{
+    const struct workspace *ws = forward->workspace;
+    struct expert_task tasks[EXPERT_LANES][MOE_TASKS_MAX];
+    struct expert_view done[MOE_TASKS_MAX];
+    int32_t counts[EXPERT_LANES] = {0}, count = 0, kept = 0;
+    for (int32_t i = 0; i < visit->active; i++) {
+        const struct expert_view *view = &visit->views[i];
+        if (view->state == EXPERT_VIEW_READY && count < MOE_TASKS_MAX) {
+            /* Without a GPU the CPU computes for both lanes, in one call. */
+            enum expert_lane lane = forward->gpu ? view->lane : EXPERT_LANE_CPU;
+            bool there = lane == EXPERT_LANE_DEVICE;
+            tasks[lane][counts[lane]++] = moe_task(ws, view, there ? ws->gpu_rows : ws->token_rows);
+            done[count++] = *view;
+        } else {
+            visit->views[kept++] = *view;
+        }
+    }
+    visit->active = kept;
+    if (count == 0) return 0;
+    uint64_t before_ns = forward->on_dispatch ? clock_now_ns(&forward->clock) : 0;
+    /* The GPU's first: they run while the CPU computes its own. */
+    for (int lane = EXPERT_LANE_DEVICE; lane >= EXPERT_LANE_CPU; lane--)
+        run_tasks(forward, visit, (enum expert_lane)lane, tasks[lane], counts[lane]);
+    if (forward->gpu) send_rows(forward, tasks[EXPERT_LANE_CPU], counts[EXPERT_LANE_CPU]);
+    if (forward->on_dispatch) moe_explain(forward, visit->start_ns, done, count, before_ns);
     expert_store_release(forward->store, done, count);
     return count;
 }
 
-static enum sl_status run_ready(struct forward *forward, struct visit *visit, const float *x)
+static enum sl_status run_ready(struct forward *forward, struct visit *visit)
 {
     SL_TRY(first_failure(visit));
-    while (run_some(forward, visit, x) == MOE_TASKS_MAX) {
+    while (run_some(forward, visit) == MOE_TASKS_MAX) {
     }
     return SL_OK;
-}
-
-/* The shared expert, into `out`. */
-static void run_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,
-                       float *out)
-{
-    const struct layer_weights *layer = &forward->model->layers[idx];
-    struct workspace *ws = forward->workspace;
-    struct linear_args linear = {.x = x,
-                                 .weight = layer->shared_gate,
-                                 .out = ws->shared_gate,
-                                 .tokens = tokens,
-                                 .groups = 1,
-                                 .quantise_input = forward->round,
-                                 .round = forward->round};
-    forward->ops->linear(forward->stream, &linear);
-    linear.weight = layer->shared_up;
-    linear.out = ws->shared_up;
-    forward->ops->linear(forward->stream, &linear);
-    struct swiglu_args swiglu = {.gate = ws->shared_gate,
-                                 .up = ws->shared_up,
-                                 .out = ws->shared_gate,
-                                 .tokens = tokens,
-                                 .width = forward->model->config.expert_width,
-                                 .limit = forward->model->config.swiglu_limit,
-                                 .round = forward->round};
-    forward->ops->swiglu(forward->stream, &swiglu);
-    linear.x = ws->shared_gate;
-    linear.weight = layer->shared_down;
-    linear.out = out;
-    forward->ops->linear(forward->stream, &linear);
 }
 
 /* Waits for some of the experts that are on their way. */
@@ -234,38 +173,19 @@ static void wait_for_some(struct forward *forward, struct visit *visit)
     visit->wait_ns += clock_now_ns(&forward->clock) - start_ns;
 }
 
-/* Counts the visit, and records its times. */
-static void finish_visit(struct forward *forward, const struct visit *visit)
-{
-    struct forward_tally *tally = &forward->tally[visit->idx];
-    tally->asked += (uint64_t)visit->count;
-    tally->missed += (uint64_t)visit->missed;
-    tally->wait_ns += visit->wait_ns;
-    if (!forward->trace) return;
-    uint64_t times[3] = {visit->start_ns - forward->layer_ns,
-                         clock_now_ns(&forward->clock) - visit->start_ns, visit->wait_ns};
-    for (int i = 0; i < 3; i++)
-        if (times[i] > UINT32_MAX) times[i] = UINT32_MAX;
-    struct trace_timing timing = {.before_ns = (uint32_t)times[0],
-                                  .experts_ns = (uint32_t)times[1],
-                                  .wait_ns = (uint32_t)times[2],
-                                  .missed = (uint32_t)visit->missed};
-    trace_writer_timing(forward->trace, &timing);
-}
-
 /* Acquires, computes and gives back all experts of the visit. */
 static enum sl_status run_visit(struct forward *forward, const struct forward_chunk *chunk,
                                 struct visit *visit)
 {
     /* Reads travel while the shared and the resident experts run. */
     SL_TRY(acquire_more(forward, visit));
-    run_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
+    moe_launch_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
     lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
-    SL_TRY(run_ready(forward, visit, visit->x));
+    SL_TRY(run_ready(forward, visit));
     while (visit->active > 0 || visit->next < visit->count) {
         SL_TRY(acquire_more(forward, visit));
         wait_for_some(forward, visit);
-        SL_TRY(run_ready(forward, visit, visit->x));
+        SL_TRY(run_ready(forward, visit));
     }
     return SL_OK;
 }
@@ -279,14 +199,18 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     enum sl_status status;
     SL_ASSERT(config->experts <= OPS_EXPERTS_MAX && chunk->tokens <= ws->chunk_tokens);
 
-    visit.count = visit.next = visit.active = visit.missed = 0;
+    visit.count = visit.next = visit.active = visit.missed = visit.sent = 0;
     visit.wait_ns = 0;
     visit.idx = idx;
     visit.streams = streams;
     visit.x = x;
     visit.out = out;
-    route(forward, chunk, idx, x);
-    sort_by_expert(config, chunk->tokens, ws);
+    moe_launch_router(forward, chunk, idx, x);
+    moe_launch_fetch(forward, chunk->tokens, x);
+    if (forward->gpu) SL_TRY(forward_sync(forward));
+    moe_tell_route(forward, chunk, idx);
+    moe_sort_by_expert(config, chunk->tokens, ws);
+    send_sorted(forward);
     list_experts(forward, idx, &visit);
     visit.start_ns = clock_now_ns(&forward->clock);
     expert_store_layer(forward->store, forward->token_clock, idx, chunk->tokens);
@@ -296,15 +220,12 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
         return status;
     }
     SL_ASSERT(visit.active == 0 && visit.next == visit.count);
-    finish_visit(forward, &visit);
+    moe_finish_visit(forward, idx,
+                     &(struct moe_visit_sum){.count = visit.count,
+                                             .missed = visit.missed,
+                                             .start_ns = visit.start_ns,
+                                             .wait_ns = visit.wait_ns});
 
-    struct moe_combine_args combine = {.routed = ws->routed,
-                                       .shared = out,
-                                       .out = out,
-                                       .tokens = chunk->tokens,
-                                       .top = config->experts_per_token,
-                                       .hidden = config->hidden,
-                                       .round = forward->round};
-    forward->ops->moe_combine(forward->stream, &combine);
+    moe_launch_combine(forward, chunk->tokens, out);
     return SL_OK;
 }

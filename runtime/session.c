@@ -13,7 +13,8 @@ enum sl_status sl_session_create(sl_engine *engine, sl_session **out, struct sl_
                                            model->config.layers + (model->mtp.present ? 1 : 0),
                                        .context_tokens = engine->budget.context_tokens,
                                        .slack_tokens = engine->budget.chunk_tokens,
-                                       .f32_rows = engine->numerics == SL_NUMERICS_F32};
+                                       .f32_rows = engine->numerics == SL_NUMERICS_F32,
+                                       .gpu = engine->gpu};
     *out = NULL;
     sl_session *session = calloc(1, sizeof *session);
     if (!session) goto fail;
@@ -41,6 +42,7 @@ void sl_session_destroy(sl_session *session)
     if (!session) return;
     SL_ASSERT(session->engine->sessions > 0);
     session->engine->sessions--;
+    gpu_pass_forget(&session->recordings, session->engine->gpu);
     kv_cache_destroy(session->cache);
     free(session->ids);
     free(session->logits);
@@ -109,7 +111,11 @@ static enum sl_status check_tokens(const sl_session *session, const int32_t *tok
 static enum sl_status explain_failure(const sl_session *session, enum sl_status status,
                                       struct sl_error *error)
 {
+    const struct sl_error *fault = &session->engine->forward.fault;
     const char *reason = expert_store_last_failure(session->engine->store);
+    if (fault->status != SL_OK)
+        return sl_error_set(error, status, 0, "the generation stopped: %s; open the model again",
+                            fault->message);
     return sl_error_set(error, status, 0, "the generation stopped: %s",
                         *reason ? reason : sl_status_name(status));
 }
@@ -122,7 +128,25 @@ struct chunk_output {
     int32_t mtp_rows;
     const int32_t *following; /* [following_tokens] of the next chunk, or NULL */
     int32_t following_tokens;
+    struct prompt_progress *progress; /* NULL: nobody watches */
 };
+
+/* Who watches a prompt being computed, and how far it has come. */
+struct prompt_progress {
+    sl_prefill_fn tell;
+    void *context;
+    size_t done, total; /* tokens: before the chunk under way; of the prompt */
+    int32_t tokens;     /* of the chunk under way */
+    int32_t layers;
+};
+
+/* Layers of a chunk count as so many of its tokens. */
+static bool tell_layer(void *context, int32_t layer)
+{
+    const struct prompt_progress *progress = context;
+    int64_t part = (int64_t)progress->tokens * (layer + 1) / progress->layers;
+    return progress->tell(progress->context, progress->done + (size_t)part, progress->total);
+}
 
 /* Main layers are recorded; the MTP block runs on other tokens and is not. */
 static void begin_record(struct sl_engine *engine, const struct forward_chunk *chunk)
@@ -158,10 +182,13 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
                                   .ids = tokens,
                                   .tokens = count,
                                   .position = start,
+                                  .recordings = &session->recordings,
                                   .next_ids = output->following,
                                   .next_tokens = output->following_tokens};
 
     session->logits_valid = false;
+    forward->on_layer = output->progress ? tell_layer : NULL;
+    forward->layer_context = output->progress;
     forward->on_route = session->on_route;
     forward->route_context = session->route_context;
     forward->on_dispatch = session->on_dispatch;
@@ -170,11 +197,11 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
     begin_record(engine, &chunk);
     enum sl_status status = forward_layers(forward, &chunk);
     if (status == SL_OK && output->logits) {
-        forward_head(forward, 0, count, output->logits);
+        status = forward_head(forward, 0, count, output->logits);
         memcpy(session->logits, output->logits + (size_t)(count - 1) * vocab,
                sizeof(float) * vocab);
     } else if (status == SL_OK) {
-        forward_head(forward, count - 1, count, session->logits);
+        status = forward_head(forward, count - 1, count, session->logits);
     }
     end_record(engine, status);
     if (status == SL_OK && output->mtp_rows > 0)
@@ -192,14 +219,17 @@ static enum sl_status run_chunk(sl_session *session, const int32_t *tokens, int3
 
 /* Appends the first chunk of tokens [count], which are checked; returns how many in `*step`. */
 static enum sl_status append_chunk(sl_session *session, const int32_t *tokens, size_t count,
-                                   float *logits, size_t *step, struct sl_error *error)
+                                   float *logits, struct prompt_progress *progress, size_t *step,
+                                   struct sl_error *error)
 {
     size_t most = (size_t)session->engine->budget.chunk_tokens;
     *step = count < most ? count : most;
     size_t left = count - *step;
     struct chunk_output output = {.logits = logits,
                                   .following = tokens + *step,
-                                  .following_tokens = (int32_t)(left < most ? left : most)};
+                                  .following_tokens = (int32_t)(left < most ? left : most),
+                                  .progress = progress};
+    if (progress) progress->tokens = (int32_t)*step;
     return run_chunk(session, tokens, (int32_t)*step, &output, error);
 }
 
@@ -211,7 +241,7 @@ enum sl_status sl_session_append(sl_session *session, const int32_t *tokens, siz
     SL_TRY(engine_check_files(session->engine, error));
     for (size_t done = 0; done < count; done += step)
         SL_TRY(append_chunk(session, tokens + done, count - done,
-                            logits ? logits + done * vocab : NULL, &step, error));
+                            logits ? logits + done * vocab : NULL, NULL, &step, error));
     return SL_OK;
 }
 
@@ -269,13 +299,23 @@ enum sl_status sl_session_sync(sl_session *session, const int32_t *tokens, size_
     int32_t shared = shared_prefix(session, tokens, count);
     if (!kv_cache_truncate(session->cache, shared)) sl_session_reset(session);
     session->logits_valid = false;
+    struct prompt_progress watch = {.tell = progress,
+                                    .context = context,
+                                    .total = count,
+                                    .layers = session->engine->model->config.layers};
     for (size_t done = sl_session_length(session); done < count;) {
-        if (progress && !progress(context, done, count))
-            return sl_error_set(error, SL_ERR_CANCELLED, 0,
-                                "stopped after %zu of %zu prompt tokens", done, count);
         size_t step = 0;
-        SL_TRY(engine_check_files(session->engine, error));
-        SL_TRY(append_chunk(session, tokens + done, count - done, NULL, &step, error));
+        watch.done = done;
+        enum sl_status status = SL_OK;
+        if (progress && !progress(context, done, count)) status = SL_ERR_CANCELLED;
+        if (status == SL_OK) status = engine_check_files(session->engine, error);
+        if (status == SL_OK)
+            status = append_chunk(session, tokens + done, count - done, NULL,
+                                  progress ? &watch : NULL, &step, error);
+        if (status == SL_ERR_CANCELLED)
+            return sl_error_set(error, status, 0, "stopped after %zu of %zu prompt tokens", done,
+                                count);
+        SL_TRY(status);
         done += step;
     }
     if (progress) progress(context, count, count);

@@ -92,6 +92,12 @@ enum sl_prefetch {
     SL_PREFETCH_HASH, /* only what the token id tells */
 };
 
+/* Who computes everything but the experts that stay in RAM. AUTO: a GPU if one is found. */
+enum sl_device { SL_DEVICE_CPU, SL_DEVICE_GPU, SL_DEVICE_AUTO };
+
+/* Lines of text for the user, `text` ending in a newline. */
+typedef void (*sl_say_fn)(void *context, const char *text);
+
 /* Progress of opening: `what` names the step; return false to cancel. */
 typedef bool (*sl_progress_fn)(void *context, const char *what, uint64_t done, uint64_t total);
 
@@ -123,6 +129,11 @@ struct sl_engine_options {
     /* What `sluice bench host` found out about this machine, by which experts are streamed,
      * computed or read. NULL: the usual file, if it is there and of this machine; "": none. */
     const char *machine_profile;
+    enum sl_device device;
+    uint64_t gpu_bytes; /* most of the GPU's memory that is taken; 0: what is free */
+    /* Hears, before anything large is taken, where the GPU's memory will go; may be NULL. */
+    sl_say_fn say;
+    void *say_context;
     bool fast_prefill;       /* OpenBLAS where faster; depends on chunk_tokens */
     bool buffered_io;        /* do not try O_DIRECT */
     bool with_mtp;           /* load the MTP block */
@@ -174,6 +185,8 @@ struct sl_stats {
     uint64_t router_useful, router_late, router_wasted; /* by routers applied early */
     uint64_t lookahead_layers,
         lookahead_ns;                /* layers at which routers looked ahead; time it took */
+    char gpu[192];                   /* the GPU in use, or why AUTO found none; else "" */
+    bool on_gpu;                     /* there is one in use */
     char cpu_isa[16];                /* the kernels' instruction set */
     int32_t threads, threads_pinned; /* that compute; those kept on a core of their own */
 };
@@ -214,7 +227,8 @@ SL_API SL_MUST_USE enum sl_status sl_session_create(sl_engine *engine, sl_sessio
                                                     struct sl_error *error);
 SL_API void sl_session_destroy(sl_session *session);
 
-/* Called between chunks of a long prompt; return false to cancel: the tokens done so far stay. */
+/* Called before each chunk of a prompt and after each of its layers, which count as so many of its
+ * tokens; return false to cancel within a layer: the chunks done so far stay. */
 typedef bool (*sl_prefill_fn)(void *context, size_t done, size_t total);
 
 /* Makes the timeline equal `tokens`: keeps the longest usable prefix, computes the rest. On an

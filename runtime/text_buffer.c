@@ -3,6 +3,8 @@
 
 #include "kernels/base.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define CAPACITY_MIN 256u
@@ -42,6 +44,16 @@ void text_buffer_append(struct text_buffer *buffer, const char *data, size_t byt
 void text_buffer_append_text(struct text_buffer *buffer, const char *text)
 {
     text_buffer_append(buffer, text, strlen(text));
+}
+
+void text_buffer_say(struct text_buffer *buffer, const char *format, ...)
+{
+    char line[TEXT_BUFFER_LINE_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    if (length > 0) text_buffer_append_text(buffer, line);
 }
 
 void text_buffer_append_byte(struct text_buffer *buffer, char byte)

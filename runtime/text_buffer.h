@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define TEXT_BUFFER_LINE_BYTES 512
+
 /* Zero-initialise; free with text_buffer_deinit or hand the bytes on with text_buffer_take. */
 struct text_buffer {
     char *data;   /* [capacity], the first `bytes` in use; no terminating zero until taken */
@@ -22,6 +24,8 @@ struct text_buffer {
 void text_buffer_append(struct text_buffer *buffer, const char *data, size_t bytes);
 /* The same for a zero-terminated text. */
 void text_buffer_append_text(struct text_buffer *buffer, const char *text);
+/* One formatted line or part of it, cut at TEXT_BUFFER_LINE_BYTES. */
+void text_buffer_say(struct text_buffer *buffer, const char *format, ...) SL_PRINTF(2, 3);
 void text_buffer_append_byte(struct text_buffer *buffer, char byte);
 
 /* Empties the buffer and keeps its memory; a failed buffer stays failed. */

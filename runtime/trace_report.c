@@ -5,7 +5,6 @@
 #include "runtime/trace_stats.h"
 
 #include <jansson.h>
-#include <stdarg.h>
 #include <string.h>
 
 /* Figures of the big model, of docs/routing.md: 256 experts, 6 for a token. */
@@ -37,82 +36,75 @@ static double waste(const struct trace_stats_hits *hits)
 
 /* ---- text --------------------------------------------------------------------------------- */
 
-static void say(struct text_buffer *text, const char *format, ...) SL_PRINTF(2, 3);
-
-static void say(struct text_buffer *text, const char *format, ...)
-{
-    char line[256];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
-    text_buffer_append_text(text, line);
-}
-
 static void say_head(struct text_buffer *text, const char *path, const struct trace_stats *s)
 {
     const struct trace_head *head = &s->head;
-    say(text, "trace      %.160s\n", path);
-    say(text, "           recorded by %s\n", head->source);
-    say(text, "shape      %d layers, the first %d from a table, %d experts, %d for a token\n",
-        head->layers, head->hash_layers, head->experts, head->top);
-    say(text, "tokens     %llu in %llu passes; %llu decoded, %.2f a second\n",
-        (unsigned long long)s->tokens, (unsigned long long)s->steps, (unsigned long long)s->decoded,
-        per_second(s->decoded, s->decode_ns));
+    text_buffer_say(text, "trace      %.160s\n", path);
+    text_buffer_say(text, "           recorded by %s\n", head->source);
+    text_buffer_say(text,
+                    "shape      %d layers, the first %d from a table, %d experts, %d for a token\n",
+                    head->layers, head->hash_layers, head->experts, head->top);
+    text_buffer_say(text, "tokens     %llu in %llu passes; %llu decoded, %.2f a second\n",
+                    (unsigned long long)s->tokens, (unsigned long long)s->steps,
+                    (unsigned long long)s->decoded, per_second(s->decoded, s->decode_ns));
     if (s->timed_layers)
-        say(text, "misses     %.2f a layer; %.1f%% of the time waiting for them\n",
-            share(s->missed, s->timed_layers), 100 * share(s->wait_ns, s->duration_ns));
+        text_buffer_say(text, "misses     %.2f a layer; %.1f%% of the time waiting for them\n",
+                        share(s->missed, s->timed_layers), 100 * share(s->wait_ns, s->duration_ns));
 }
 
 static void say_popularity(struct text_buffer *text, const struct trace_stats *s)
 {
     static const char *const parts[3] = {"50%", "80%", "95%"};
     static const char *const sets[3] = {"4.54%", "6.36%", "8.18%"};
-    say(text, "\npopularity                              here   published\n");
+    text_buffer_say(text, "\npopularity                              here   published\n");
     for (int p = 0; p < 3; p++)
-        say(text, "  experts that cover %s of the uses   %5.1f%%      %5.1f%%\n", parts[p],
-            100 * s->covering[p], 100 * published_covering[p]);
+        text_buffer_say(text, "  experts that cover %s of the uses   %5.1f%%      %5.1f%%\n",
+                        parts[p], 100 * s->covering[p], 100 * published_covering[p]);
     for (int p = 0; p < 3; p++)
-        say(text, "  uses of the best %s of experts    %5.1f%%      %5.1f%%\n", sets[p],
-            100 * s->fixed_set[p], 100 * published_fixed[p]);
-    say(text, "  Gini coefficient                      %5.3f       %5.3f\n", s->gini,
-        published_gini);
-    say(text, "  experts seen                         %llu of %llu\n", (unsigned long long)s->live,
-        (unsigned long long)((uint64_t)s->head.layers * (uint64_t)s->head.experts));
+        text_buffer_say(text, "  uses of the best %s of experts    %5.1f%%      %5.1f%%\n", sets[p],
+                        100 * s->fixed_set[p], 100 * published_fixed[p]);
+    text_buffer_say(text, "  Gini coefficient                      %5.3f       %5.3f\n", s->gini,
+                    published_gini);
+    text_buffer_say(text, "  experts seen                         %llu of %llu\n",
+                    (unsigned long long)s->live,
+                    (unsigned long long)((uint64_t)s->head.layers * (uint64_t)s->head.experts));
 }
 
 static void say_reuse(struct text_buffer *text, const struct trace_stats *s)
 {
-    say(text, "\ndistinct experts of a layer in so many tokens (published: of 256)\n  tokens     ");
+    text_buffer_say(
+        text, "\ndistinct experts of a layer in so many tokens (published: of 256)\n  tokens     ");
     for (int w = 0; w < TRACE_STATS_WINDOWS; w++)
-        say(text, "%6d", trace_stats_windows[w]);
-    say(text, "\n  here       ");
+        text_buffer_say(text, "%6d", trace_stats_windows[w]);
+    text_buffer_say(text, "\n  here       ");
     for (int w = 0; w < TRACE_STATS_WINDOWS; w++)
-        say(text, s->distinct[w] > 0 ? "%6.1f" : "     -", s->distinct[w]);
-    say(text, "\n  published  ");
+        text_buffer_say(text, s->distinct[w] > 0 ? "%6.1f" : "     -", s->distinct[w]);
+    text_buffer_say(text, "\n  published  ");
     for (int w = 0; w < TRACE_STATS_WINDOWS; w++)
-        say(text, published_distinct[w] > 0 ? "%6.1f" : "     -", published_distinct[w]);
-    say(text, "\n\nused again within so many tokens\n  tokens     ");
+        text_buffer_say(text, published_distinct[w] > 0 ? "%6.1f" : "     -",
+                        published_distinct[w]);
+    text_buffer_say(text, "\n\nused again within so many tokens\n  tokens     ");
     for (int r = 0; r < TRACE_STATS_REACHES; r++)
-        say(text, "%6d", trace_stats_reaches[r]);
-    say(text, "\n  here       ");
+        text_buffer_say(text, "%6d", trace_stats_reaches[r]);
+    text_buffer_say(text, "\n  here       ");
     for (int r = 0; r < TRACE_STATS_REACHES; r++)
-        say(text, "%5.1f%%", 100 * share(s->reused[r], s->reusable));
-    say(text, "\n  published  %5.1f%%\n", 100 * published_repeat);
-    say(text,
+        text_buffer_say(text, "%5.1f%%", 100 * share(s->reused[r], s->reusable));
+    text_buffer_say(text, "\n  published  %5.1f%%\n", 100 * published_repeat);
+    text_buffer_say(
+        text,
         "\nfound in a cache of so many slots a layer, least recently used goes\n  slots      ");
     for (int c = 0; c < TRACE_STATS_CACHES; c++)
-        say(text, "%6d", s->slots[c]);
-    say(text, "\n  of experts ");
+        text_buffer_say(text, "%6d", s->slots[c]);
+    text_buffer_say(text, "\n  of experts ");
     for (int c = 0; c < TRACE_STATS_CACHES; c++)
-        say(text, "%5.1f%%", 100 * trace_stats_cache_shares[c]);
-    say(text, "\n  here       ");
+        text_buffer_say(text, "%5.1f%%", 100 * trace_stats_cache_shares[c]);
+    text_buffer_say(text, "\n  here       ");
     for (int c = 0; c < TRACE_STATS_CACHES; c++)
-        say(text, "%5.1f%%", 100 * share(s->hits[c], s->accesses));
-    say(text, "\n  published  ");
+        text_buffer_say(text, "%5.1f%%", 100 * share(s->hits[c], s->accesses));
+    text_buffer_say(text, "\n  published  ");
     for (int c = 0; c < TRACE_STATS_CACHES; c++)
-        say(text, "%5.1f%%", 100 * published_hits[c]);
-    say(text, "\n");
+        text_buffer_say(text, "%5.1f%%", 100 * published_hits[c]);
+    text_buffer_say(text, "\n");
 }
 
 /* Recall over what the cache misses, and useless guesses for one that was right. */
@@ -120,16 +112,17 @@ static void say_over_misses(struct text_buffer *text, const struct trace_stats *
                             const struct trace_stats_list *list, const char *label, int which,
                             bool by_cut)
 {
-    say(text, "  %-24s", label);
+    text_buffer_say(text, "  %-24s", label);
     for (int c = 0; c < TRACE_STATS_CACHES; c++) {
         const struct trace_stats_hits *hits =
             by_cut ? &list->by_cut[c][which] : &list->by_depth[c][which];
         if (s->slots[c] == 0 || list->missed[c] == 0)
-            say(text, "         -   ");
+            text_buffer_say(text, "         -   ");
         else
-            say(text, "  %5.1f%% %4.2f", 100 * share(hits->right, list->missed[c]), waste(hits));
+            text_buffer_say(text, "  %5.1f%% %4.2f", 100 * share(hits->right, list->missed[c]),
+                            waste(hits));
     }
-    say(text, "\n");
+    text_buffer_say(text, "\n");
 }
 
 static void say_list(struct text_buffer *text, const struct trace_stats *s,
@@ -137,15 +130,17 @@ static void say_list(struct text_buffer *text, const struct trace_stats *s,
 {
     char label[64];
     if (list->chosen == 0) return;
-    say(text, "\nguessed %d layer%s ahead from the %s; of all chosen, among the best",
-        list->list.distance, list->list.distance == 1 ? "" : "s", state_names[list->list.variant]);
+    text_buffer_say(text, "\nguessed %d layer%s ahead from the %s; of all chosen, among the best",
+                    list->list.distance, list->list.distance == 1 ? "" : "s",
+                    state_names[list->list.variant]);
     for (int d = 0; d < TRACE_STATS_DEPTHS; d++)
-        say(text, " %d: %.1f%%%s", list->depths[d], 100 * share(list->found[d], list->chosen),
-            d + 1 < TRACE_STATS_DEPTHS ? "," : "\n");
-    say(text, "  of misses at slots      ");
+        text_buffer_say(text, " %d: %.1f%%%s", list->depths[d],
+                        100 * share(list->found[d], list->chosen),
+                        d + 1 < TRACE_STATS_DEPTHS ? "," : "\n");
+    text_buffer_say(text, "  of misses at slots      ");
     for (int c = 0; c < TRACE_STATS_CACHES; c++)
-        say(text, "  %6d     ", s->slots[c]);
-    say(text, "\n");
+        text_buffer_say(text, "  %6d     ", s->slots[c]);
+    text_buffer_say(text, "\n");
     for (int d = 0; d < TRACE_STATS_DEPTHS; d++) {
         snprintf(label, sizeof label, "the best %d", list->depths[d]);
         say_over_misses(text, s, list, label, d, false);
@@ -154,13 +149,13 @@ static void say_list(struct text_buffer *text, const struct trace_stats *s,
         snprintf(label, sizeof label, "probability %.1f or more", (double)trace_stats_cuts[p]);
         say_over_misses(text, s, list, label, p, true);
     }
-    say(text, "  promised and kept       ");
+    text_buffer_say(text, "  promised and kept       ");
     for (int b = 0; b < PREDICTOR_BINS; b++)
         if (list->reliability.guessed[b])
-            say(text, " %.2f/%.2f",
-                list->reliability.expected[b] / (double)list->reliability.guessed[b],
-                share(list->reliability.used[b], list->reliability.guessed[b]));
-    say(text, "\n");
+            text_buffer_say(text, " %.2f/%.2f",
+                            list->reliability.expected[b] / (double)list->reliability.guessed[b],
+                            share(list->reliability.used[b], list->reliability.guessed[b]));
+    text_buffer_say(text, "\n");
 }
 
 static enum sl_status report_text(const char *path, const struct trace_stats *s, char **out,
@@ -172,7 +167,8 @@ static enum sl_status report_text(const char *path, const struct trace_stats *s,
     say_popularity(&text, s);
     say_reuse(&text, s);
     if (s->head.list_count)
-        say(&text,
+        text_buffer_say(
+            &text,
             "\nGuesses: share of the misses found, and useless guesses for one that was right\n"
             "(published, 1 layer ahead from the input, the best 4: 46%% and 0.4)\n");
     for (int32_t i = 0; i < s->head.list_count; i++)

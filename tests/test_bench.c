@@ -82,6 +82,13 @@ static void disk_reads_any_file_packed_and_unpacked(void **state)
     check_lines(BENCH(directory, "disk", "--file", path, "--bytes", "24K", "--depth", "1",
                       "--rounds", "2", "--seconds", "0.01", "--unpacked"),
                 "disk", 1);
+    char *other = test_path(directory, "other"), *both = NULL;
+    assert_true(asprintf(&both, "%s,%s", path, other) > 0);
+    test_write_file(other, data, FILE_BYTES);
+    check_lines(BENCH(directory, "disk", "--file", path, "--parts", both, "--bytes", "8K",
+                      "--depth", "1", "--rounds", "2", "--seconds", "0.01", "--packed"),
+                "disk", 1);
+    free(other), free(both);
     free(data);
     free(path);
     test_remove_tree(directory);

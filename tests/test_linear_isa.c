@@ -120,10 +120,11 @@ static void check_case(const struct ops *ops, const struct linear_case *test)
 
 static void check_shapes(const struct ops *ops)
 {
-    static const int32_t shapes[][4] = {
-        /* rows, columns, groups, tokens */
-        {1, 1, 1, 1},      {7, 3, 1, 2},    {130, 127, 1, 3}, {129, 129, 1, 9}, {64, 512, 2, 70},
-        {24, 300, 3, 131}, {6, 1409, 1, 6}, {5, 4099, 1, 5},  {16, 16, 1, 0},   {12, 1024, 4, 300}};
+    static const int32_t shapes[][4] = {/* rows, columns, groups, tokens */
+                                        {1, 1, 1, 1},       {7, 3, 1, 2},     {130, 127, 1, 3},
+                                        {129, 129, 1, 9},   {64, 512, 2, 70}, {24, 300, 3, 131},
+                                        {6, 1409, 1, 6},    {5, 4099, 1, 5},  {16, 16, 1, 0},
+                                        {12, 1024, 4, 300}, {260, 256, 2, 3}, {131, 384, 1, 5}};
     for (size_t i = 0; i < SL_COUNT_OF(shapes); i++) {
         const int32_t *s = shapes[i];
         struct linear_case test = {MATRIX_F32, s[0], s[1], s[2], s[3], 1.0f, false, false, 115, 8};

@@ -274,6 +274,20 @@ static void rounding_only_rounds_what_is_computed_without_it(void **state)
         assert_true(rounded[i] == bf16_round(plain[i]));
 }
 
+static void rows_are_gathered_where_the_list_says(void **state)
+{
+    enum { ROWS = 5, WIDTH = 7 };
+    float source[ROWS * WIDTH], out[ROWS * WIDTH] = {0};
+    const int32_t rows[] = {3, -1, 0, -1};
+    struct gather_rows_args args = {source, rows, out, 4, WIDTH};
+    (void)state;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        source[i] = (float)(i + 1);
+    cpu_gather_rows(ops_test_stream(1), &args);
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        assert_true(out[i] == (i / WIDTH == 3 || i / WIDTH == 0 ? source[i] : 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -286,6 +300,7 @@ int main(void)
         cmocka_unit_test_teardown(experts_agree_and_depend_on_their_token_alone, ops_test_teardown),
         cmocka_unit_test_teardown(residual_streams_are_read_and_written_as_specified,
                                   ops_test_teardown),
+        cmocka_unit_test_teardown(rows_are_gathered_where_the_list_says, ops_test_teardown),
         cmocka_unit_test_teardown(rounding_only_rounds_what_is_computed_without_it,
                                   ops_test_teardown),
     };

@@ -12,8 +12,7 @@
 #define FEW          4    /* tokens, also the width of the inner loop */
 #define PANEL        1024 /* columns of a decoded panel: 8 KiB with its four rows */
 #define PANEL_BLOCKS (PANEL / LINEAR_BLOCK)
-#define STEPS        4   /* vectors of 32 values in a block */
-#define SPAN_BLOCKS  256 /* whose scales are decoded at once */
+#define STEPS        4 /* vectors of 32 values in a block */
 
 /* Weights are fetched into L2 this far ahead. Rows follow each other in memory, so the distance
  * runs on from row to row. A pair of lines comes with its first. */
@@ -81,23 +80,6 @@ SIMD_INLINE __m512 multiply_pairs(__m512 sum, __m512i weight, const uint16_t *x)
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x), (__m512bh)weight);
 }
 
-/* Scales of blocks first .. first + count - 1 in one row of tiles. */
-struct span {
-    float scales[SPAN_BLOCKS];
-    int32_t first, count, tile; /* tile -1: none decoded */
-};
-
-SIMD_INLINE void decode_scales(const struct matrix *weight, int32_t row, struct span *span)
-{
-    int32_t tile = row / LINEAR_BLOCK;
-    if (weight->format != MATRIX_FP8 || tile == span->tile) return;
-    const uint8_t *codes =
-        weight->scale + (size_t)tile * (size_t)linear_blocks(weight) + (size_t)span->first;
-    for (int32_t i = 0; i < span->count; i++)
-        span->scales[i] = e8m0_decode(codes[i]);
-    span->tile = tile;
-}
-
 /* kept[t] += `group` blocks of a row times up to FEW tokens, decoded in registers. Their sums grow
  * side by side, which hides how long each product takes. */
 SIMD_INLINE void multiply_group(const struct decoder *decoder, enum matrix_format format,
@@ -148,29 +130,65 @@ SIMD_INLINE void multiply_blocks(const struct decoder *decoder, enum matrix_form
         totals[t] = kept[t];
 }
 
+/* Rows of so few blocks that a token's sums would grow one by one: four rows side by side. */
+SIMD_INLINE void multiply_short(const struct linear_rows *args, enum matrix_format format,
+                                const struct decoder *decoder, const struct linear_span *span,
+                                int32_t row, __m512 *totals)
+{
+    size_t bytes = linear_weight_bytes(format);
+    size_t row_bytes = (size_t)args->weight->columns * bytes;
+    const uint8_t *data = (const uint8_t *)args->weight->data + (size_t)row * row_bytes;
+    const uint16_t *x = args->input;
+    int32_t blocks = args->weight->columns / LINEAR_BLOCK;
+    for (size_t i = 0; i < LINEAR_ROWS * row_bytes; i += PAIR_BYTES)
+        _mm_prefetch((const char *)data + AHEAD_BYTES_FP8 + i, _MM_HINT_T1);
+    for (int r = 0; r < LINEAR_ROWS; r++)
+        totals[r] = _mm512_setzero_ps();
+    for (int32_t b = 0; b < blocks; b++) {
+        __m512i weights[LINEAR_ROWS][STEPS];
+        __m512 sums[LINEAR_ROWS];
+        for (int r = 0; r < LINEAR_ROWS; r++) {
+            decode_block(decoder, format,
+                         data + (size_t)r * row_bytes + (size_t)b * LINEAR_BLOCK * bytes,
+                         weights[r]);
+            sums[r] = _mm512_setzero_ps();
+        }
+        for (int i = 0; i < STEPS; i++)
+            for (int r = 0; r < LINEAR_ROWS; r++)
+                sums[r] = multiply_pairs(sums[r], weights[r][i], x + LINEAR_BLOCK * b + 32 * i);
+        for (int r = 0; r < LINEAR_ROWS; r++)
+            totals[r] = format == MATRIX_FP8
+                            ? _mm512_fmadd_ps(sums[r], _mm512_set1_ps(span->scales[b]), totals[r])
+                            : _mm512_add_ps(sums[r], totals[r]);
+    }
+}
+
 /* totals[t][r] = up to four rows, one after the other, times up to FEW tokens. */
 SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format format,
-                              const struct decoder *decoder, struct span *span, const int32_t *row,
-                              int tokens, __m512 (*totals)[LINEAR_ROWS])
+                              const struct decoder *decoder, struct linear_span *span,
+                              const int32_t *row, int tokens, __m512 (*totals)[LINEAR_ROWS])
 {
     __m512 sums[LINEAR_ROWS][FEW];
     uint8_t tail[2 * LINEAR_BLOCK];
     int32_t blocks = linear_blocks(args->weight);
     int32_t whole = args->weight->columns / LINEAR_BLOCK;
+    if (tokens == 1 && whole == blocks && whole < FEW && row[0] + LINEAR_ROWS - 1 == row[3] &&
+        row[0] / LINEAR_BLOCK == row[3] / LINEAR_BLOCK) {
+        linear_span_decode(span, args->weight, row[0], 0);
+        multiply_short(args, format, decoder, span, row[0], totals[0]);
+        return;
+    }
     for (int r = 0; r < LINEAR_ROWS; r++)
         for (int t = 0; t < tokens; t++)
             sums[r][t] = _mm512_setzero_ps();
-    for (int32_t first = 0; first < blocks; first += SPAN_BLOCKS) {
+    for (int32_t first = 0; first < blocks; first += LINEAR_SPAN) {
         const uint16_t *x = (const uint16_t *)args->input + (size_t)first * LINEAR_BLOCK;
-        if (first != span->first || span->count == 0)
-            *span = (struct span){
-                .first = first, .count = min_i32(SPAN_BLOCKS, blocks - first), .tile = -1};
-        int32_t count = min_i32(SPAN_BLOCKS, whole - first);
+        int32_t count = min_i32(LINEAR_SPAN, whole - first);
         for (int r = 0; r < LINEAR_ROWS; r++) {
-            decode_scales(args->weight, row[r], span);
+            linear_span_decode(span, args->weight, row[r], first);
             multiply_blocks(decoder, format, find_block(args, format, row[r], first, tail),
                             span->scales, count, x, args->input_stride, tokens, sums[r]);
-            if (first + count == blocks || first + SPAN_BLOCKS < blocks) continue;
+            if (first + count == blocks || first + LINEAR_SPAN < blocks) continue;
             multiply_blocks(decoder, format, find_block(args, format, row[r], whole, tail),
                             span->scales + count, 1, x + (size_t)count * LINEAR_BLOCK,
                             args->input_stride, tokens, sums[r]);
@@ -247,7 +265,7 @@ SIMD_INLINE void multiply_rows(const struct linear_rows *args, enum matrix_forma
 {
     __m512 totals[LINEAR_TOKENS_MAX + FEW][LINEAR_ROWS];
     struct decoder decoder = make_decoder();
-    struct span span = {.count = 0};
+    struct linear_span span = {.count = 0};
     for (int32_t first = 0; first < args->row_count; first += LINEAR_ROWS) {
         int32_t count = min_i32(LINEAR_ROWS, args->row_count - first);
         int32_t row[LINEAR_ROWS];

@@ -13,6 +13,7 @@
 #define LINEAR_BLOCK      LOWP_FP8_BLOCK
 #define LINEAR_ROWS       4   /* rows a kernel works on together */
 #define LINEAR_TOKENS_MAX 256 /* of a tile */
+#define LINEAR_SPAN       256 /* blocks whose scales are decoded at once */
 
 /* Some rows of one group, against all tokens of a tile. */
 struct linear_rows {
@@ -51,6 +52,28 @@ static inline float linear_scale(const struct matrix *weight, int32_t row, int32
 static inline size_t linear_weight_bytes(enum matrix_format format)
 {
     return format == MATRIX_F32 ? 4 : format == MATRIX_BF16 ? 2 : 1;
+}
+
+/* Decoded scales of blocks first .. first + count - 1 in one row of tiles. */
+struct linear_span {
+    float scales[LINEAR_SPAN];
+    int32_t first, count, tile; /* count 0: nothing decoded */
+};
+
+/* Makes the span hold the scales of `row` from block `first` on; only of MATRIX_FP8. */
+static inline void linear_span_decode(struct linear_span *span, const struct matrix *weight,
+                                      int32_t row, int32_t first)
+{
+    int32_t tile = row / LINEAR_BLOCK;
+    if (weight->format != MATRIX_FP8) return;
+    if (span->count > 0 && first == span->first && tile == span->tile) return;
+    span->first = first;
+    span->tile = tile;
+    span->count = min_i32(LINEAR_SPAN, linear_blocks(weight) - first);
+    const uint8_t *codes =
+        weight->scale + (size_t)tile * (size_t)linear_blocks(weight) + (size_t)first;
+    for (int32_t i = 0; i < span->count; i++)
+        span->scales[i] = e8m0_decode(codes[i]);
 }
 
 /* The op, by a kernel. */

@@ -159,6 +159,7 @@ const struct ops *ops_cuda(void)
         .stream_destroy = stream_destroy,
         .stream_sync = stream_sync,
         .embed = cuda_embed,
+        .gather_rows = cuda_gather_rows,
         .norm = cuda_norm,
         .head_norm = cuda_head_norm,
         .rope = cuda_rope,

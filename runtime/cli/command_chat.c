@@ -283,6 +283,7 @@ int command_chat(int argc, char **argv)
     struct sl_engine_options wanted = engine_args_options(&options.engine, &chat.progress);
     enum sl_status status = sl_engine_open(&wanted, &chat.engine, &error);
     progress_clear(&chat.progress);
+    if (status == SL_OK) engine_args_tell_gpu(chat.engine, &chat.progress);
     if (status == SL_OK) status = open_chat(&chat, &error);
     exit_code = status == SL_OK ? converse(&chat) : command_fail(&error);
     close_chat(&chat);

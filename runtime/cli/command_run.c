@@ -217,6 +217,7 @@ static int open_and_answer(const struct run_options *options)
         struct sl_engine_options wanted = engine_args_options(&options->engine, &progress);
         status = sl_engine_open(&wanted, &engine, &error);
         progress_clear(&progress);
+        if (status == SL_OK) engine_args_tell_gpu(engine, &progress);
     }
     int exit_code = 0;
     if (status == SL_OK) {

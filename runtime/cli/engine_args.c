@@ -9,6 +9,7 @@
 /* In the order of enum sl_io and enum sl_numerics. */
 static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
 static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
+static const char *const device_names[] = {"auto", "cpu", "gpu", NULL};
 static const char *const tiers_names[] = {"auto", "exclusive", "inclusive", NULL};
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
@@ -28,6 +29,10 @@ const struct option_spec engine_args_specs[] = {
      .help = "directory of the checkpoint"},
     {"ram", 0, OPTION_SIZE, false, FIELD(ram_bytes), .value = "SIZE",
      .help = "memory for experts, such as 512M or 8G (what can be spared)"},
+    {"device", 0, OPTION_CHOICE, false, FIELD(device), .choices = device_names, .value = "KIND",
+     .help = "who computes: cpu, gpu, or auto, a GPU if one is found (auto)"},
+    {"gpu", 0, OPTION_SIZE, false, FIELD(gpu_bytes), .value = "SIZE",
+     .help = "most of the GPU's memory that is taken (what is free)"},
     {"sim-device", 0, OPTION_SIZE, false, FIELD(sim_device_bytes), .value = "SIZE",
      .help = "a simulated device with that much memory for experts (none)"},
     {"sim-link", 0, OPTION_SIZE, false, FIELD(sim_link), .value = "SIZE",
@@ -77,6 +82,10 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.experts_file = args->experts;
     if (args->experts && strcmp(args->experts, "unpacked") == 0) options.experts_file = "";
     options.ram_bytes = args->ram_bytes;
+    options.device = args->device == 1   ? SL_DEVICE_CPU
+                     : args->device == 2 ? SL_DEVICE_GPU
+                                         : SL_DEVICE_AUTO;
+    options.gpu_bytes = args->gpu_bytes;
     options.sim_device_bytes = args->sim_device_bytes;
     options.sim_link_bytes_per_second = args->sim_link;
     options.tiers = (enum sl_tiers)args->tiers;
@@ -98,6 +107,16 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     if (progress) {
         options.progress = progress_step;
         options.progress_context = progress;
+        options.say = progress_say;
+        options.say_context = progress;
     }
     return options;
+}
+
+void engine_args_tell_gpu(const sl_engine *engine, struct progress *progress)
+{
+    struct sl_stats stats;
+    sl_engine_stats(engine, &stats);
+    if (stats.on_gpu || !stats.gpu[0] || !progress->shown) return;
+    fprintf(stderr, "no GPU in use, the CPU computes: %s\n", stats.gpu);
 }

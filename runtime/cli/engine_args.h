@@ -10,6 +10,8 @@ struct engine_args {
     const char *experts;                 /* file, "unpacked", or NULL: look in the directory */
     uint64_t ram_bytes;                  /* 0: what the machine can spare */
     uint64_t sim_device_bytes, sim_link; /* of a simulated device, and bytes/s; 0: none, usual */
+    int32_t device;                      /* 0: auto, 1: cpu, 2: gpu */
+    uint64_t gpu_bytes;                  /* 0: what is free */
     int32_t tiers;                       /* enum sl_tiers */
     int32_t threads;                     /* 0: one per core */
     int32_t context;                     /* tokens; 0: the library's choice */
@@ -32,5 +34,8 @@ extern const struct option_spec engine_args_specs[];
 /* What the library wants to know; strings stay borrowed. `progress` may be NULL. */
 struct sl_engine_options engine_args_options(const struct engine_args *args,
                                              struct progress *progress);
+
+/* After opening, on a terminal: why the CPU computes although a GPU would have been taken. */
+void engine_args_tell_gpu(const sl_engine *engine, struct progress *progress);
 
 #endif

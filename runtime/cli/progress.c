@@ -11,10 +11,12 @@
 
 #define BAR_COLUMNS   24
 #define REDRAW_NS_MIN 100000000u
+#define MARK_NS       2000000000u /* the pace is that of the last two to four seconds */
 
 void progress_init(struct progress *progress, bool quiet, bool bytes)
 {
-    *progress = (struct progress){.shown = !quiet && isatty(STDERR_FILENO) == 1, .bytes = bytes};
+    *progress = (struct progress){
+        .quiet = quiet, .shown = !quiet && isatty(STDERR_FILENO) == 1, .bytes = bytes};
 }
 
 static void draw(const struct progress *progress, uint64_t done, uint64_t total, uint64_t now_ns)
@@ -35,8 +37,9 @@ static void draw(const struct progress *progress, uint64_t done, uint64_t total,
     } else {
         fprintf(stderr, " %" PRIu64 "/%" PRIu64, done, total);
     }
-    if (fresh && done < total) {
-        double left_ns = (double)elapsed_ns * (double)(total - done) / (double)fresh;
+    uint64_t lately_ns = now_ns - progress->mark_ns[0], lately = done - progress->mark_done[0];
+    if (lately_ns && lately && done < total) {
+        double left_ns = (double)lately_ns * (double)(total - done) / (double)lately;
         fprintf(stderr, ", %s left", quantity_duration((uint64_t)left_ns).text);
     }
     fflush(stderr);
@@ -52,6 +55,16 @@ bool progress_step(void *context, const char *what, uint64_t done, uint64_t tota
         progress->start_ns = now_ns;
         progress->start_done = done;
         progress->last_ns = 0;
+        for (int i = 0; i < 2; i++) {
+            progress->mark_ns[i] = now_ns;
+            progress->mark_done[i] = done;
+        }
+    }
+    if (now_ns - progress->mark_ns[1] >= MARK_NS) {
+        progress->mark_ns[0] = progress->mark_ns[1];
+        progress->mark_done[0] = progress->mark_done[1];
+        progress->mark_ns[1] = now_ns;
+        progress->mark_done[1] = done;
     }
     progress->what = what;
     if (now_ns - progress->last_ns >= REDRAW_NS_MIN || done >= total) {
@@ -65,6 +78,13 @@ bool progress_step(void *context, const char *what, uint64_t done, uint64_t tota
 bool progress_prefill(void *context, size_t done, size_t total)
 {
     return progress_step(context, "prompt", done, total);
+}
+
+void progress_say(void *context, const char *text)
+{
+    struct progress *progress = context;
+    progress_clear(progress);
+    if (!progress->quiet) fputs(text, stderr);
 }
 
 void progress_clear(struct progress *progress)

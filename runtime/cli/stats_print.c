@@ -59,6 +59,9 @@ void stats_print_text(const struct generate_result *result, FILE *file)
             quantity_bytes(stats->expert_ram_bytes).text, stats->expert_slots,
             stats->expert_slots_total, quantity_bytes(stats->dense_bytes).text,
             quantity_bytes(stats->session_bytes).text);
+    if (stats->gpu[0])
+        fprintf(file, "gpu      %s%s\n",
+                stats->on_gpu ? "" : "none, the CPU computes: ", stats->gpu);
     if (stats->device_slots > 0) print_device(file, stats);
     fprintf(file, "slots    %s\n", stats->memory);
     fprintf(file, "reading  %s\n", stats->io);

@@ -134,11 +134,47 @@ static void rope_is_equal(struct twin *twin)
         }
 }
 
+static void gather(struct twin *twin, int32_t count, int32_t width)
+{
+    size_t floats = (size_t)count * (size_t)width;
+    float *source = twin_host(floats * 4);
+    float *want = twin_host(floats * 4);
+    float *got = twin_host(floats * 4);
+    int32_t *rows = twin_host((size_t)count * 4);
+    twin_fill(twin, source, floats, 1, false);
+    twin_fill(twin, want, floats, 1, false);
+    for (int32_t i = 0; i < count; i++) /* every third row, backwards, the others not */
+        rows[i] = i % 3 == 0 ? count - 1 - i : -1;
+    void *device_source = twin_put(twin, source, floats * 4);
+    void *device_out = twin_put(twin, want, floats * 4);
+    void *device_rows = twin_put(twin, rows, (size_t)count * 4);
+    struct gather_rows_args args = {source, rows, want, count, width};
+    twin->cpu->gather_rows(twin->cpu_stream, &args);
+    args = (struct gather_rows_args){device_source, device_rows, device_out, count, width};
+    twin->gpu->gather_rows(twin->gpu_stream, &args);
+    twin_get(twin, got, device_out, floats * 4);
+    twin_check_bytes(twin, "rows", got, want, floats * 4);
+    twin_free(twin, device_source, floats * 4);
+    twin_free(twin, device_out, floats * 4);
+    twin_free(twin, device_rows, (size_t)count * 4);
+    free(source), free(want), free(got), free(rows);
+}
+
+static void gather_rows_is_equal(struct twin *twin)
+{
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
+        gather(twin, 6 * token_counts[i], 4096);
+        gather(twin, token_counts[i], 1);
+        gather(twin, 3 * token_counts[i], 257);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
         {"embed equals its twin", embed_is_equal},
         {"swiglu is close to its twin", swiglu_is_close},
+        {"gather_rows equals its twin", gather_rows_is_equal},
         {"rope equals its twin", rope_is_equal},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));

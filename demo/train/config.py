@@ -1,0 +1,80 @@
+"""The demo model's shape, as the fields of an official config.json.
+
+One dictionary is the whole configuration: training reads it, the export writes it, and a model of
+another shape (the test checkpoints of tests/golden/model, say) is trained or evaluated by the same
+code with its own config.json in the place of CONFIG.
+"""
+
+HASH_LAYERS = 3
+LAYERS = 7
+
+CONFIG = {
+    "architectures": ["DeepseekV4ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "expert_dtype": "fp4",
+    "hc_eps": 1e-06,
+    "hc_mult": 4,
+    "hc_sinkhorn_iters": 20,
+    "head_dim": 96,
+    "hidden_act": "silu",
+    "hidden_size": 256,
+    "index_head_dim": 64,
+    "index_n_heads": 4,
+    "index_topk": 16,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 4096,
+    "model_type": "deepseek_v4",
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 64,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 4,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": LAYERS,
+    "num_hash_layers": HASH_LAYERS,
+    "num_key_value_heads": 1,
+    "num_nextn_predict_layers": 1,
+    "o_groups": 2,
+    "o_lora_rank": 64,
+    "q_lora_rank": 128,
+    "qk_rope_head_dim": 32,
+    "quantization_config": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "scale_fmt": "ue8m0",
+        "weight_block_size": [128, 128],
+    },
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 16,
+        "original_max_position_embeddings": 256,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 1.5,
+    "scoring_func": "sqrtsoftplus",
+    "sliding_window": 128,
+    "swiglu_limit": 10.0,
+    "tie_word_embeddings": False,
+    "topk_method": "noaux_tc",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.57.1",
+    "use_cache": True,
+    "vocab_size": 4096,
+    "compress_rope_theta": 160000,
+    "compress_ratios": [0, 0, 4, 128, 4, 128, 4, 0],
+}
+
+GENERATION_CONFIG = {
+    "bos_token_id": 0,
+    "do_sample": True,
+    "eos_token_id": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+}

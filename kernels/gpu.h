@@ -1,0 +1,77 @@
+/* A processor with memory of its own, as the runtime sees it: its table of ops, the stream they run
+ * on, its memory, and recordings of launches. Made by its implementation (kernels/cuda/gpu.c; in
+ * tests a simulated one), used by the engine's thread, destroyed after all that lies in its memory.
+ *
+ * Ops and copies are done in the order they are launched, after the calls have returned; sync waits
+ * for them. A fault of the device is latched: everything later does nothing, and sync says so. */
+#ifndef SLUICE_KERNELS_GPU_H
+#define SLUICE_KERNELS_GPU_H
+
+#include "kernels/device.h"
+#include "kernels/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum gpu_memory {
+    GPU_DEVICE, /* the device's: an address for ops and copies, which the host must not follow */
+    GPU_MAPPED, /* RAM that both see under one address, and that is pinned */
+};
+
+struct gpu;
+struct gpu_graph; /* launches recorded once, to be repeated */
+
+struct gpu_ops {
+    /* Aligned to 256 bytes; device memory holds anything, mapped memory zeros. SL_ERR_NO_MEMORY
+     * with what was left. */
+    enum sl_status (*alloc)(struct gpu *gpu, enum gpu_memory kind, size_t bytes, void **out,
+                            struct sl_error *error);
+    void (*free)(struct gpu *gpu, enum gpu_memory kind, void *memory); /* NULL is fine */
+    /* Launches a copy between any two of device and mapped memory. */
+    void (*copy)(struct gpu *gpu, void *target, const void *source, size_t bytes);
+    /* Launches `*flag = value`, when all before is done and visible to the host; and a wait, on the
+     * device and in its own order, until `*flag >= value`. Flags are mapped memory; the host writes
+     * one after what it announces (release). A wait that is never met never ends. */
+    void (*post)(struct gpu *gpu, uint32_t *flag, uint32_t value);
+    void (*await)(struct gpu *gpu, const uint32_t *flag, uint32_t value);
+    /* Waits for all that was launched. SL_ERR_IO after a fault, with a sentence on the first. */
+    enum sl_status (*sync)(struct gpu *gpu, struct sl_error *error);
+    /* Whether all that was launched has ended, or a fault has. Never blocks. */
+    bool (*is_idle)(struct gpu *gpu);
+    /* Free device memory now, bytes. */
+    uint64_t (*free_bytes)(struct gpu *gpu);
+
+    /* From here on ops and copies are recorded and not done; NULL: cannot be had. */
+    enum sl_status (*record)(struct gpu *gpu, struct sl_error *error);
+    /* Ends the recording. `*out` is destroyed by graph_destroy. On failure nothing is left of it.
+     */
+    enum sl_status (*record_end)(struct gpu *gpu, struct gpu_graph **out, struct sl_error *error);
+    void (*graph_launch)(struct gpu *gpu, struct gpu_graph *graph);
+    void (*graph_destroy)(struct gpu *gpu, struct gpu_graph *graph); /* NULL is fine */
+
+    /* While set, who launches tells by itself when slots are read no more, and the device's fences
+     * are 0: copies wait for nothing that was launched. */
+    void (*set_fenceless)(struct gpu *gpu, bool fenceless);
+
+    /* "NVIDIA H100 80GB HBM3, sm_90, 79.1 of 79.6 GiB free"; the gpu's. */
+    const char *(*describe)(const struct gpu *gpu);
+    void (*destroy)(struct gpu *gpu);
+};
+
+/* Every implementation starts with this. */
+struct gpu {
+    const struct gpu_ops *gpu_ops;
+    const struct ops *ops;
+    struct stream *stream;
+    struct device *device; /* its copy lanes, for the expert store; destroyed with the gpu */
+};
+
+/* The first usable device of this machine. SL_ERR_UNSUPPORTED with a sentence when there is none,
+ * or when this build has no kernels for it. */
+SL_MUST_USE enum sl_status gpu_open(struct gpu **out, struct sl_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

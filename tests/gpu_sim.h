@@ -1,0 +1,25 @@
+/* A simulated GPU: a thread that carries out what is launched, in order, by the CPU's ops, behind
+ * the caller's back. Memory of its own is the host's; recordings are lists of launches. For tests
+ * of what the runtime does around kernels. */
+#ifndef SLUICE_TESTS_GPU_SIM_H
+#define SLUICE_TESTS_GPU_SIM_H
+
+#include "kernels/gpu.h"
+
+struct gpu_sim_options {
+    uint64_t memory_bytes;
+    uint64_t link_bytes_per_second; /* 0: as fast as memory */
+    bool no_recording;
+    uint64_t seed;
+};
+
+struct gpu *gpu_sim_create(const struct gpu_sim_options *options);
+
+/* The launch after `launches` more ones fails, and everything after; negative: never. */
+void gpu_sim_fail_after(struct gpu *gpu, int64_t launches);
+/* Waits for the host so far, of all `await`: those that had to wait, and all. */
+uint64_t gpu_sim_launches(struct gpu *gpu);
+uint64_t gpu_sim_replays(struct gpu *gpu); /* recordings launched */
+uint64_t gpu_sim_memory_used(struct gpu *gpu);
+
+#endif
