@@ -158,19 +158,9 @@ const struct ops *ops_cuda(void)
         .stream_create = stream_create,
         .stream_destroy = stream_destroy,
         .stream_sync = stream_sync,
-        .embed = cuda_embed,
-        .gather_rows = cuda_gather_rows,
-        .norm = cuda_norm,
-        .head_norm = cuda_head_norm,
-        .rope = cuda_rope,
-        .linear = cuda_linear,
-        .router = cuda_router,
-        .swiglu = cuda_swiglu,
-        .moe_combine = cuda_moe_combine,
-        .hyper_pre = cuda_hyper_pre,
-        .hyper_post = cuda_hyper_post,
-        .hyper_head = cuda_hyper_head,
-        .mtp_mix = cuda_mtp_mix,
+#define X(op) .op = cuda_##op,
+        SL_OPS(X)
+#undef X
     };
     return &table;
 }

@@ -15,8 +15,9 @@
 #define SPLIT_TILES_MAX 512 /* with more tiles of rows nothing is split */
 #define SPLITS_MAX      64
 #define PASS_TOKENS_MAX 16
-#define INPUT_BYTES_MAX (CUDA_SCRATCH_BYTES / 2) /* of the quantised input; the parts lie behind   \
-                                                  */
+#define INPUT_BYTES_MAX                                                                            \
+    (CUDA_SCRATCH_BYTES / 2) /* of the quantised input; the parts lie behind                       \
+                              */
 
 struct float_plan {
     const float *x; /* [tokens, groups * columns] */

@@ -11,8 +11,8 @@
 #ifndef SLUICE_KERNELS_CUDA_LINEAR_TILES_CUH
 #define SLUICE_KERNELS_CUDA_LINEAR_TILES_CUH
 
+#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/linear.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
 
@@ -91,24 +91,18 @@ struct fp8_quantised {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 uint32_t a[4], b[2];
-                mma_e4m3_f16(w[i], &b[0], &b[1]);
-                mma_e4m3_f16(l[i], &a[0], &a[2]);
-                mma_e4m3_f16(h[i], &a[1], &a[3]);
-                mma_f16(d, a, b);
+                fp8_to_f16(w[i], &b[0], &b[1]);
+                fp8_to_f16(l[i], &a[0], &a[2]);
+                fp8_to_f16(h[i], &a[1], &a[3]);
+                mma_f16(d, a, b[0], b[1]);
             }
         }
     }
     static __device__ __forceinline__ float factor(float x_scale, float weight_scale)
     {
-        return x_scale * weight_scale * (MMA_E4M3_F16_SCALE * MMA_E4M3_F16_SCALE);
+        return x_scale * weight_scale * (FP8_F16_SCALE * FP8_F16_SCALE);
     }
 };
-
-/* Two bf16 values of f32 ones that are such: the upper halves. */
-static __device__ __forceinline__ uint32_t pack_bf16(float first, float second)
-{
-    return __byte_perm(lowp_bits(first), lowp_bits(second), 0x7632);
-}
 
 /* fp8 weights, input in bf16. Columns 4i .. 4i+3 of x lie as 0 2 1 3, the order in which the
  * weights come apart. */
@@ -140,11 +134,11 @@ struct fp8_plain {
                 uint4 h = high ? *reinterpret_cast<const uint4 *>(high + at) : zero;
                 uint32_t b[2];
                 const uint32_t first[4] = {l.x, h.x, l.y, h.y};
-                mma_e4m3_bf16(w[2 * half], &b[0], &b[1]);
-                mma_bf16(d, first, b);
+                fp8_to_bf16(w[2 * half], &b[0], &b[1]);
+                mma_bf16(d, first, b[0], b[1]);
                 const uint32_t second[4] = {l.z, h.z, l.w, h.w};
-                mma_e4m3_bf16(w[2 * half + 1], &b[0], &b[1]);
-                mma_bf16(d, second, b);
+                fp8_to_bf16(w[2 * half + 1], &b[0], &b[1]);
+                mma_bf16(d, second, b[0], b[1]);
             }
         }
     }
@@ -178,12 +172,10 @@ struct bf16_plain {
             size_t at = 2 * column + 16 * (size_t)t + 64 * v;
             uint4 l = low ? *reinterpret_cast<const uint4 *>(low + at) : zero;
             uint4 h = high ? *reinterpret_cast<const uint4 *>(high + at) : zero;
-            const uint32_t b_first[2] = {weights[v].x, weights[v].y};
             const uint32_t a_first[4] = {l.x, h.x, l.y, h.y};
-            mma_bf16(d, a_first, b_first);
-            const uint32_t b_second[2] = {weights[v].z, weights[v].w};
+            mma_bf16(d, a_first, weights[v].x, weights[v].y);
             const uint32_t a_second[4] = {l.z, h.z, l.w, h.w};
-            mma_bf16(d, a_second, b_second);
+            mma_bf16(d, a_second, weights[v].z, weights[v].w);
         }
     }
     static __device__ __forceinline__ float factor(float x_scale, float weight_scale)

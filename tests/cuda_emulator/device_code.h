@@ -19,7 +19,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 #define threadIdx (cuda_emulator_self->thread_idx)
 #define blockIdx  (cuda_emulator_where.block_idx)
@@ -144,6 +144,10 @@ template <class T> unsigned __match_any_sync(unsigned mask, T value)
     for (unsigned lane = 0; lane < 32; lane++)
         if (mask >> lane & 1 && cuda_emulator_seen<T>(shown, lane) == value) same |= 1u << lane;
     return same;
+}
+[[noreturn]] static inline void __trap()
+{
+    cuda_emulator_die("__trap");
 }
 static inline unsigned __activemask()
 {

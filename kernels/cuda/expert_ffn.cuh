@@ -1,0 +1,18 @@
+/* Routed experts: what the kernels of exact numerics and those of plain f32 share. */
+#ifndef SLUICE_KERNELS_CUDA_EXPERT_FFN_CUH
+#define SLUICE_KERNELS_CUDA_EXPERT_FFN_CUH
+
+#include "kernels/cuda/stream.h"
+
+/* Some tasks of a call. */
+struct expert_ffn_work {
+    struct expert_ffn_args args; /* its layout is the host's */
+    struct expert_layout layout;
+    float *middle; /* [tasks, scratch_rows, width] */
+    const struct expert_task *tasks;
+};
+
+/* Without rounding; for debugging, so short rather than fast. */
+void expert_ffn_plain(struct stream *stream, const struct expert_ffn_work *work);
+
+#endif
