@@ -16,8 +16,7 @@
 /* Weights are fetched into L2 this far ahead; a pair of lines comes with its first. */
 #define LINEAR_FLOAT_AHEAD 4096
 #define LINEAR_FLOAT_PAIR  128
-#define LINEAR_FLOAT_RUN   1024 /* bytes of a row worked on side by side: more would scatter reads \
-                                 */
+#define LINEAR_FLOAT_RUN   1024 /* bytes of a row summed side by side: more scatter the reads */
 
 typedef simd_f32 linear_float_totals[LINEAR_ROWS];
 
