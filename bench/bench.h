@@ -62,6 +62,7 @@ int bench_residency(const struct bench_options *options);
 int bench_dispatch(const struct bench_options *options);
 int bench_hosts(const struct bench_options *options);
 int bench_cost(const struct bench_options *options);
+int bench_decode_speed(const struct bench_options *options);
 int bench_prediction(const struct bench_options *options);
 int bench_prefetch(const struct bench_options *options);
 

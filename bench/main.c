@@ -20,6 +20,8 @@ static const struct {
     {"dispatch", "simulated: stream or compute, beside always the one or the other",
      bench_dispatch},
     {"hosts", "simulated: tokens/s of one H100 by the host's RAM", bench_hosts},
+    {"decode-speed", "predicted: decode of the full model on an H100, beside the facts' bound",
+     bench_decode_speed},
     {"cost", "what the offload engine's decisions take on this CPU", bench_cost},
     {"prediction", "misses of --model that were guessed ahead, by every way of guessing",
      bench_prediction},
