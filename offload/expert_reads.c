@@ -107,9 +107,11 @@ static void settle(struct expert_store *store, struct expert_fetch *fetch)
     slots_refresh_host(store, slot);
     if (entry->wants_up) /* where it is refused, the CPU takes the view from here */
         (void)moves_up(store, expert_idx, TRANSFER_DEMAND, INFINITY);
-    else if (streamed && stream_arrived(store, expert_idx, slot))
-        return;
-    else if (entry->staged && store->host.pool.slots[slot].pins == 0)
+    else if (streamed)
+        stream_arrived(store, expert_idx);
+    /* A copy that could not be started has given the slot up by itself. */
+    const struct slot *pooled = &store->host.pool.slots[slot];
+    if (entry->staged && pooled->state == SLOT_READY && pooled->pins == 0)
         slots_drop_host(store, slot);
 }
 

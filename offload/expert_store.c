@@ -326,6 +326,13 @@ void expert_store_release(struct expert_store *store, struct expert_view *views,
     }
 }
 
+void expert_store_pass(struct expert_store *store, int32_t tokens)
+{
+    SL_ASSERT(tokens >= 1);
+    store->pass_tokens = tokens;
+    if (!store_is_prefill(store)) expert_store_stream(store, NULL, 0);
+}
+
 void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t layer,
                         int32_t tokens)
 {
@@ -333,8 +340,7 @@ void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t
     SL_ASSERT(token_clock >= store->token_clock && tokens >= 1);
     store->token_clock = token_clock;
     store->layer = layer;
-    store->pass_tokens = tokens;
-    if (!store_is_prefill(store)) expert_store_stream(store, NULL, 0);
+    expert_store_pass(store, tokens);
     choose_layer(store);
 }
 

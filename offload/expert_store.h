@@ -168,6 +168,10 @@ void expert_store_destroy(struct expert_store *store); /* NULL is fine; no pins 
 void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t layer,
                         int32_t tokens);
 
+/* A pass of so many tokens begins: what it guesses is treated accordingly. expert_store_layer says
+ * the same, later. */
+void expert_store_pass(struct expert_store *store, int32_t tokens);
+
 /* How many views may be held at once in this pass: all host slots in decode, fewer in prefill. */
 int32_t expert_store_views_max(const struct expert_store *store);
 
@@ -210,6 +214,8 @@ bool expert_store_streams(const struct expert_store *store);
  * decode nor heat changes. `count` 0: nothing more, as after the last layer or when a pass is given
  * up; a pass of decode says that by itself. */
 void expert_store_stream(struct expert_store *store, const struct expert_ref *refs, int32_t count);
+/* Whether it is on the device in a slot that is not set aside. */
+bool expert_store_stays(const struct expert_store *store, struct expert_ref ref);
 /* Whether it is on the device, or on its way there: an acquire would find it. */
 bool expert_store_is_coming(const struct expert_store *store, struct expert_ref ref);
 /* Waits for the next read or copy to end; false when none is under way on a lane that moves. */

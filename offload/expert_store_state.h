@@ -243,8 +243,8 @@ void stream_deinit(struct expert_store *store);
 /* Starts reads, and copies, that the stream has room for. */
 void stream_read(struct expert_store *store);
 void stream_turn(struct expert_store *store);
-/* A read for the stream has ended; true when its copy up was started. */
-bool stream_arrived(struct expert_store *store, int32_t expert_idx, int32_t host_slot);
+/* What the stream had read is in RAM. */
+void stream_arrived(struct expert_store *store, int32_t expert_idx);
 /* Gives a device slot's place among those set aside back, if it has one. */
 void stream_leave(struct expert_store *store, int32_t device_slot);
 

@@ -79,6 +79,13 @@ bool expert_store_streams(const struct expert_store *store)
     return store_is_streaming(store) && transfer_has_room(&store->transfer, DEVICE_UP);
 }
 
+bool expert_store_stays(const struct expert_store *store, struct expert_ref ref)
+{
+    int32_t expert_idx = store_expert_idx(store, ref);
+    return store_tier_holds(&store->device, expert_idx) &&
+           !store->device_slots[store->device.slot_of[expert_idx]].streamed;
+}
+
 bool expert_store_is_coming(const struct expert_store *store, struct expert_ref ref)
 {
     return store_has_device(store) && store->device.slot_of[store_expert_idx(store, ref)] >= 0;
@@ -107,11 +114,10 @@ void stream_read(struct expert_store *store)
     }
 }
 
-bool stream_arrived(struct expert_store *store, int32_t expert_idx, int32_t host_slot)
+void stream_arrived(struct expert_store *store, int32_t expert_idx)
 {
-    SL_ASSERT(store->host.slot_of[expert_idx] == host_slot);
-    if (!store->stream.wanted[expert_idx] || !expert_store_streams(store)) return false;
-    return moves_up(store, expert_idx, TRANSFER_STREAM, INFINITY);
+    if (store->stream.wanted[expert_idx] && expert_store_streams(store))
+        (void)moves_up(store, expert_idx, TRANSFER_STREAM, INFINITY);
 }
 
 void stream_turn(struct expert_store *store)
