@@ -19,6 +19,14 @@ enum gpu_memory {
     GPU_MAPPED, /* RAM that both see under one address, and that is pinned */
 };
 
+#define GPU_PIECES_MAX 3
+/* A copy that goes with a flag; the flag and one side of it are mapped memory. */
+struct gpu_piece {
+    void *target;
+    const void *source;
+    size_t bytes; /* a multiple of 4, as are the addresses */
+};
+
 struct gpu;
 struct gpu_graph; /* launches recorded once, to be repeated */
 
@@ -30,11 +38,15 @@ struct gpu_ops {
     void (*free)(struct gpu *gpu, enum gpu_memory kind, void *memory); /* NULL is fine */
     /* Launches a copy between any two of device and mapped memory. */
     void (*copy)(struct gpu *gpu, void *target, const void *source, size_t bytes);
-    /* Launches `*flag = value`, when all before is done and visible to the host; and a wait, on the
-     * device and in its own order, until `*flag >= value`. Flags are mapped memory; the host writes
-     * one after what it announces (release). A wait that is never met never ends. */
-    void (*post)(struct gpu *gpu, uint32_t *flag, uint32_t value);
-    void (*await)(struct gpu *gpu, const uint32_t *flag, uint32_t value);
+    /* Launches copies of `pieces` into mapped memory and then `*flag = value`, which a host that
+     * reads it (acquire) may take as a sign that the pieces, and all launched before, are there. */
+    void (*publish)(struct gpu *gpu, const struct gpu_piece *pieces, int32_t count, uint32_t *flag,
+                    uint32_t value);
+    /* Launches a wait, on the device and in its own order, until `*flag >= value`, and then copies
+     * of `pieces` out of mapped memory, which the host has filled before it set the flag (release).
+     * A wait that is never met never ends. */
+    void (*take)(struct gpu *gpu, const uint32_t *flag, uint32_t value,
+                 const struct gpu_piece *pieces, int32_t count);
     /* Waits for all that was launched. SL_ERR_IO after a fault, with a sentence on the first. */
     enum sl_status (*sync)(struct gpu *gpu, struct sl_error *error);
     /* Whether all that was launched has ended, or a fault has. Never blocks. */

@@ -79,6 +79,11 @@ static uint64_t needed_bytes(const struct budget *budget)
            budget->expert_ram_bytes + (budget->device_is_ram ? budget->device_bytes : 0);
 }
 
+bool budget_spares(const struct budget *budget, uint64_t bytes)
+{
+    return budget->available_bytes >= needed_bytes(budget) + bytes + BUDGET_RESERVE_BYTES;
+}
+
 /* More RAM for experts than there is would end in the kernel killing the process: it gets what
  * there is, and is told so. */
 static void shrink_expert_ram(const struct budget_request *request, struct budget *out)

@@ -23,7 +23,7 @@ struct budget_request {
 
 struct budget {
     int32_t context_tokens, chunk_tokens; /* defaults and limits applied */
-    uint64_t dense_bytes;                 /* mapped weights, in the page cache */
+    uint64_t dense_bytes;                 /* mapped weights, in the page cache, or copies */
     uint64_t session_bytes;               /* KV cache of one session at full context */
     uint64_t workspace_bytes;             /* arrays of one chunk, and logits */
     uint64_t expert_ram_bytes;            /* bound for the expert store: slots and staging */
@@ -58,6 +58,9 @@ struct budget {
 /* Fills the plan; SL_ERR_ARGUMENT for options out of range (a context beyond the model's). */
 SL_MUST_USE enum sl_status budget_plan(const struct budget_request *request, struct budget *out,
                                        struct sl_error *error);
+
+/* Whether RAM for so much more is left beside the plan: not where nobody says what there is. */
+bool budget_spares(const struct budget *budget, uint64_t bytes);
 
 /* Where the GPU's memory goes, as lines of text; "" without a GPU. */
 #define BUDGET_GPU_TEXT_BYTES 640

@@ -25,6 +25,7 @@ struct sl_engine {
     struct device *device;   /* NULL: none; the GPU's, when there is one */
     struct gpu *gpu;         /* NULL: the CPU computes everything */
     struct model *gpu_model; /* the dense weights in its memory */
+    struct model *placed;    /* the dense weights in large pages; NULL: used as they are mapped */
     struct moe_handshake *handshake;
     char gpu_absent[192]; /* why a GPU that would have been used is not; else "" */
     struct workspace *workspace;

@@ -84,45 +84,61 @@ static enum sl_status await_choice(struct forward *forward, int32_t idx)
 
 /* ---- the GPU's side ---- */
 
+/* Runs the table at `first` of the two, which is in the GPU's memory. */
 static void launch_table(struct forward *forward, int32_t tokens, int32_t first, const float *x)
 {
     struct workspace *ws = forward->workspace;
-    int32_t pairs = tokens * forward->model->config.experts_per_token;
-    forward->gpu->gpu_ops->copy(forward->gpu, ws->tasks + first, ws->host_tasks + first,
-                                sizeof *ws->tasks * (size_t)pairs);
     struct expert_ffn_args args = {.x = x,
                                    .out = ws->routed,
                                    .tasks = ws->tasks + first,
                                    .layout = &forward->model->expert_layout,
                                    .scratch = ws->expert_scratch,
-                                   .task_count = pairs,
+                                   .task_count = tokens * forward->model->config.experts_per_token,
                                    .scratch_rows = tokens,
                                    .limit = forward->model->config.swiglu_limit,
                                    .round = forward->round};
     forward->ops->expert_ffn(forward->stream, &args);
 }
 
+/* Choices and inputs to the host. */
+static void launch_publish(struct forward *forward, int32_t tokens, int32_t idx, const float *x)
+{
+    const struct model_config *config = &forward->model->config;
+    struct workspace *ws = forward->workspace;
+    size_t pairs = (size_t)tokens * (size_t)config->experts_per_token;
+    size_t floats = (size_t)tokens * (size_t)config->hidden;
+    const struct gpu_piece pieces[] = {
+        {ws->host_chosen, ws->chosen, sizeof *ws->chosen * pairs},
+        {ws->host_chosen_weights, ws->chosen_weights, sizeof *ws->chosen_weights * pairs},
+        {ws->host_x, x, sizeof *x * floats}};
+    forward->gpu->gpu_ops->publish(forward->gpu, pieces, SL_COUNT_OF(pieces),
+                                   flag_of(forward, MEETING_CHOSEN, idx), 1);
+}
+
 void moe_handshake_launch(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                           const float *x, float *out)
 {
     const struct model_config *config = &forward->model->config;
-    const struct gpu_ops *gpu_ops = forward->gpu->gpu_ops;
     struct workspace *ws = forward->workspace;
     struct gpu *gpu = forward->gpu;
     int32_t pairs = chunk->tokens * config->experts_per_token;
     int32_t pairs_max = ws->chunk_tokens * config->experts_per_token;
+    size_t table_bytes = sizeof *ws->tasks * (size_t)pairs;
 
     moe_launch_router(forward, chunk, idx, x);
-    moe_launch_fetch(forward, chunk->tokens, x);
-    gpu_ops->post(gpu, flag_of(forward, MEETING_CHOSEN, idx), 1);
+    launch_publish(forward, chunk->tokens, idx, x);
     moe_launch_shared(forward, idx, chunk->tokens, x, out);
 
-    gpu_ops->await(gpu, flag_of(forward, MEETING_HITS, idx), 1);
-    gpu_ops->copy(gpu, ws->gpu_rows, ws->token_rows, 3 * (size_t)pairs_max * sizeof *ws->gpu_rows);
+    const struct gpu_piece hits[] = {
+        {ws->gpu_rows, ws->token_rows, 3 * (size_t)pairs_max * sizeof *ws->gpu_rows},
+        {ws->tasks, ws->host_tasks, table_bytes}};
+    gpu->gpu_ops->take(gpu, flag_of(forward, MEETING_HITS, idx), 1, hits, SL_COUNT_OF(hits));
     launch_table(forward, chunk->tokens, 0, x);
 
-    gpu_ops->await(gpu, flag_of(forward, MEETING_LATE, idx), 1);
-    gpu_ops->copy(gpu, ws->gather, ws->host_gather, sizeof *ws->gather * (size_t)pairs);
+    const struct gpu_piece late[] = {
+        {ws->gather, ws->host_gather, sizeof *ws->gather * (size_t)pairs},
+        {ws->tasks + pairs_max, ws->host_tasks + pairs_max, table_bytes}};
+    gpu->gpu_ops->take(gpu, flag_of(forward, MEETING_LATE, idx), 1, late, SL_COUNT_OF(late));
     launch_table(forward, chunk->tokens, pairs_max, x);
     struct gather_rows_args gather = {.source = ws->host_routed,
                                       .rows = ws->gather,

@@ -5,7 +5,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #define ALIGNMENT 256u
@@ -15,8 +14,8 @@ enum command_kind {
     SL_OPS(X)
 #undef X
         COMMAND_copy,
-    COMMAND_post,
-    COMMAND_await,
+    COMMAND_publish,
+    COMMAND_take,
     COMMAND_replay,
 };
 
@@ -32,9 +31,11 @@ struct command {
             size_t bytes;
         } copy;
         struct {
+            struct gpu_piece pieces[GPU_PIECES_MAX];
+            int32_t count;
             uint32_t *flag;
             uint32_t value;
-        } flag;
+        } meeting;
         const struct gpu_graph *graph;
     } as;
 };
@@ -127,6 +128,13 @@ static bool may_run(struct gpu_sim *sim)
     return fine;
 }
 
+static void copy_pieces(const struct command *command)
+{
+    for (int32_t i = 0; i < command->as.meeting.count; i++)
+        memcpy(command->as.meeting.pieces[i].target, command->as.meeting.pieces[i].source,
+               command->as.meeting.pieces[i].bytes);
+}
+
 static void run(struct gpu_sim *sim, const struct command *command)
 {
     const struct ops *cpu = ops_cpu();
@@ -137,7 +145,6 @@ static void run(struct gpu_sim *sim, const struct command *command)
         return;
     }
     if (!may_run(sim)) return;
-    _Atomic uint32_t *flag = (_Atomic uint32_t *)command->as.flag.flag;
     switch (command->kind) {
 #define X(op)                                                                                      \
     case COMMAND_##op: cpu->op(sim->cpu, &command->as.op); break;
@@ -146,13 +153,16 @@ static void run(struct gpu_sim *sim, const struct command *command)
     case COMMAND_copy:
         memcpy(command->as.copy.target, command->as.copy.source, command->as.copy.bytes);
         break;
-    case COMMAND_post:
-        atomic_store_explicit(flag, command->as.flag.value, memory_order_release);
+    case COMMAND_publish:
+        copy_pieces(command);
+        __atomic_store_n(command->as.meeting.flag, command->as.meeting.value, __ATOMIC_RELEASE);
         break;
-    case COMMAND_await:
-        while (atomic_load_explicit(flag, memory_order_acquire) < command->as.flag.value &&
+    case COMMAND_take:
+        while (__atomic_load_n(command->as.meeting.flag, __ATOMIC_ACQUIRE) <
+                   command->as.meeting.value &&
                !has_fault(sim))
             sched_yield();
+        copy_pieces(command);
         break;
     case COMMAND_replay: break;
     }
@@ -227,20 +237,28 @@ static void sim_copy(struct gpu *gpu, void *target, const void *source, size_t b
     submit(sim_of(gpu), &command);
 }
 
-static void sim_post(struct gpu *gpu, uint32_t *flag, uint32_t value)
+static void meet(struct gpu *gpu, enum command_kind kind, const struct gpu_piece *pieces,
+                 int32_t count, uint32_t *flag, uint32_t value)
 {
-    struct command command = {.kind = COMMAND_post};
-    command.as.flag.flag = flag;
-    command.as.flag.value = value;
+    struct command command = {.kind = kind};
+    SL_ASSERT(count >= 0 && count <= GPU_PIECES_MAX);
+    memcpy(command.as.meeting.pieces, pieces, sizeof *pieces * (size_t)count);
+    command.as.meeting.count = count;
+    command.as.meeting.flag = flag;
+    command.as.meeting.value = value;
     submit(sim_of(gpu), &command);
 }
 
-static void sim_await(struct gpu *gpu, const uint32_t *flag, uint32_t value)
+static void sim_publish(struct gpu *gpu, const struct gpu_piece *pieces, int32_t count,
+                        uint32_t *flag, uint32_t value)
 {
-    struct command command = {.kind = COMMAND_await};
-    command.as.flag.flag = (uint32_t *)(uintptr_t)flag;
-    command.as.flag.value = value;
-    submit(sim_of(gpu), &command);
+    meet(gpu, COMMAND_publish, pieces, count, flag, value);
+}
+
+static void sim_take(struct gpu *gpu, const uint32_t *flag, uint32_t value,
+                     const struct gpu_piece *pieces, int32_t count)
+{
+    meet(gpu, COMMAND_take, pieces, count, (uint32_t *)(uintptr_t)flag, value);
 }
 
 /* ---- recordings ---- */
@@ -436,8 +454,8 @@ static const struct gpu_ops sim_gpu_ops = {
     .alloc = sim_alloc,
     .free = sim_free,
     .copy = sim_copy,
-    .post = sim_post,
-    .await = sim_await,
+    .publish = sim_publish,
+    .take = sim_take,
     .sync = sim_sync,
     .is_idle = sim_is_idle,
     .free_bytes = sim_free_bytes,

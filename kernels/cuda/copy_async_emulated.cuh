@@ -20,7 +20,7 @@ struct copy_async_queue {
 
 static inline struct copy_async_queue *copy_async_own()
 {
-    static thread_local struct copy_async_queue queues[1024];
+    static struct copy_async_queue queues[1024]; /* one kernel runs at a time */
     return &queues[threadIdx.x];
 }
 

@@ -158,23 +158,9 @@ const struct ops *ops_cuda(void)
         .stream_create = stream_create,
         .stream_destroy = stream_destroy,
         .stream_sync = stream_sync,
-        .embed = cuda_embed,
-        .gather_rows = cuda_gather_rows,
-        .norm = cuda_norm,
-        .head_norm = cuda_head_norm,
-        .rope = cuda_rope,
-        .kv_store = cuda_kv_store,
-        .kv_compress = cuda_kv_compress,
-        .indexer = cuda_indexer,
-        .attention = cuda_attention,
-        .router = cuda_router,
-        .expert_ffn = cuda_expert_ffn,
-        .swiglu = cuda_swiglu,
-        .moe_combine = cuda_moe_combine,
-        .hyper_pre = cuda_hyper_pre,
-        .hyper_post = cuda_hyper_post,
-        .hyper_head = cuda_hyper_head,
-        .mtp_mix = cuda_mtp_mix,
+#define X(op) .op = cuda_##op,
+        SL_OPS(X)
+#undef X
     };
     return &table;
 }

@@ -28,6 +28,9 @@
 #define DOWN_BANDS  4 /* of 16 rows, in a block of the last product */
 #define TOKENS      EXPERT_INPUT_TOKENS
 
+/* A call that may bring more tokens to one expert takes the kernels of expert_wide.cu. */
+#define FEW_TOKENS_MAX 16
+
 static_assert(WARPS * RING_BYTES >= 2 * WARPS * EXPERT_TILE_ROWS * TOKENS * 4,
               "partial sums use the rings' memory");
 
@@ -310,16 +313,19 @@ extern "C" void cuda_expert_ffn(struct stream *stream, const struct expert_ffn_a
     SL_ASSERT(layout->width > 0 && layout->width % EXPERT_TILE_COLUMNS == 0);
     if (args->task_count == 0 || args->scratch_rows == 0) return;
     SL_ASSERT(args->task_count > 0 && args->scratch_rows > 0);
+    struct expert_ffn_work ffn = {.args = *args, .layout = *layout, .tasks = args->tasks};
+    if (args->round && args->scratch_rows > FEW_TOKENS_MAX) {
+        expert_ffn_wide(stream, &ffn);
+        return;
+    }
     SL_ASSERT(shared_bytes(args, max_i32(layout->hidden, layout->width)) <=
               (size_t)stream->shared_bytes_max);
     size_t task_bytes = (size_t)args->scratch_rows * (size_t)layout->width * sizeof(float);
     SL_ASSERT(task_bytes <= CUDA_SCRATCH_BYTES);
     int32_t together = min_i32(args->task_count, (int32_t)(CUDA_SCRATCH_BYTES / task_bytes));
     for (int32_t first = 0; first < args->task_count; first += together) {
-        struct expert_ffn_work ffn = {.args = *args,
-                                      .layout = *layout,
-                                      .middle = reinterpret_cast<float *>(stream->scratch),
-                                      .tasks = args->tasks + first};
+        ffn.middle = reinterpret_cast<float *>(stream->scratch);
+        ffn.tasks = args->tasks + first;
         ffn.args.task_count = min_i32(together, args->task_count - first);
         if (args->round)
             launch_exact(stream, &ffn);

@@ -12,6 +12,9 @@ struct expert_ffn_work {
     const struct expert_task *tasks;
 };
 
+/* With rounding, for many tokens. */
+void expert_ffn_wide(struct stream *stream, const struct expert_ffn_work *work);
+
 /* Without rounding; for debugging, so short rather than fast. */
 void expert_ffn_plain(struct stream *stream, const struct expert_ffn_work *work);
 

@@ -49,8 +49,24 @@ __device__ __forceinline__ float expert_input_round(float x)
     return lowp_from_bits(lowp_bits(rounded) | (bits & 0x80000000u));
 }
 
-/* Fills from row rows[i] of x, or row i without `rows`, for each token i; by the whole block. A
- * value that is not finite makes its block's scale NaN. */
+/* 128 values, four a lane, as the f16 values of their codes, and the block's scale: NaN if a value
+ * is not finite. By a warp. */
+__device__ __forceinline__ uint2 expert_input_quantise(float4 values, float *scale)
+{
+    uint32_t amax = max(max(lowp_bits(values.x) & 0x7fffffffu, lowp_bits(values.y) & 0x7fffffffu),
+                        max(lowp_bits(values.z) & 0x7fffffffu, lowp_bits(values.w) & 0x7fffffffu));
+#pragma unroll
+    for (int offset = WARP_LANES / 2; offset > 0; offset /= 2)
+        amax = max(amax, __shfl_xor_sync(WARP_ALL, amax, offset));
+    *scale = lowp_fp8_scale(lowp_from_bits(amax));
+    float inverse = 1.0f / *scale;
+    if (amax >= 0x7f800000u) *scale = lowp_from_bits(0x7fc00000u);
+    return {
+        pack_f16(expert_input_round(values.x * inverse), expert_input_round(values.y * inverse)),
+        pack_f16(expert_input_round(values.z * inverse), expert_input_round(values.w * inverse))};
+}
+
+/* Fills from row rows[i] of x, or row i without `rows`, for each token i; by the whole block. */
 __device__ __forceinline__ void expert_input_fill(const struct expert_input &input, const float *x,
                                                   const int32_t *rows)
 {
@@ -65,19 +81,8 @@ __device__ __forceinline__ void expert_input_fill(const struct expert_input &inp
         float4 values = {0.0f, 0.0f, 0.0f, 0.0f};
         if (column < input.columns)
             values = *reinterpret_cast<const float4 *>(x + row * (size_t)input.columns + column);
-        uint32_t amax =
-            max(max(lowp_bits(values.x) & 0x7fffffffu, lowp_bits(values.y) & 0x7fffffffu),
-                max(lowp_bits(values.z) & 0x7fffffffu, lowp_bits(values.w) & 0x7fffffffu));
-#pragma unroll
-        for (int offset = WARP_LANES / 2; offset > 0; offset /= 2)
-            amax = max(amax, __shfl_xor_sync(WARP_ALL, amax, offset));
-        float scale = lowp_fp8_scale(lowp_from_bits(amax));
-        float inverse = 1.0f / scale;
-        if (amax >= 0x7f800000u) scale = lowp_from_bits(0x7fc00000u);
-        uint2 pairs = {pack_f16(expert_input_round(values.x * inverse),
-                                expert_input_round(values.y * inverse)),
-                       pack_f16(expert_input_round(values.z * inverse),
-                                expert_input_round(values.w * inverse))};
+        float scale;
+        uint2 pairs = expert_input_quantise(values, &scale);
         *reinterpret_cast<uint2 *>(input.codes + token * input.stride + column) = pairs;
         if (lane == 0) input.scales[token * input.blocks + block] = scale;
     }

@@ -1,28 +1,67 @@
-/* Flags by kernels of one thread; see kernels/cuda/flags.h. */
+/* Flags and what goes with them, by kernels of one block; see kernels/cuda/flags.h. Few bytes:
+ * choices, tables, a token's activations. */
 #include "kernels/cuda/flags.h"
 #include "kernels/cuda/launch.cuh"
 
+#define THREADS 512
 #define LOOK_NS 200 /* between looks, so that the link is left to others */
 
-static __global__ void post_kernel(uint32_t *flag, uint32_t value)
+struct pieces {
+    struct gpu_piece items[GPU_PIECES_MAX];
+    int32_t count;
+};
+
+/* Mapped memory is read past the caches: another pass has read other bytes there. */
+__device__ __forceinline__ void copy_pieces(const struct pieces &pieces)
 {
-    __threadfence_system(); /* what kernels before have written is there first */
-    *static_cast<volatile uint32_t *>(flag) = value;
+    for (int32_t i = 0; i < pieces.count; i++) {
+        const volatile uint32_t *source =
+            static_cast<const volatile uint32_t *>(pieces.items[i].source);
+        uint32_t *target = static_cast<uint32_t *>(pieces.items[i].target);
+        for (size_t word = threadIdx.x; word < pieces.items[i].bytes / 4; word += THREADS)
+            target[word] = source[word];
+    }
 }
 
-static __global__ void await_kernel(const uint32_t *flag, uint32_t value)
+static __global__ void publish_kernel(struct pieces pieces, uint32_t *flag, uint32_t value)
 {
-    while (*static_cast<const volatile uint32_t *>(flag) < value)
-        __nanosleep(LOOK_NS);
-    __threadfence_system();
+    copy_pieces(pieces);
+    __threadfence_system(); /* every thread's part is there before the flag */
+    __syncthreads();
+    if (threadIdx.x == 0) *static_cast<volatile uint32_t *>(flag) = value;
 }
 
-extern "C" void flags_post_by_kernel(struct stream *stream, uint32_t *flag, uint32_t value)
+static __global__ void take_kernel(struct pieces pieces, const uint32_t *flag, uint32_t value)
 {
-    SL_LAUNCH(stream, post_kernel, 1, 1, 0, flag, value);
+    if (flag && threadIdx.x == 0) {
+        while (*static_cast<const volatile uint32_t *>(flag) < value)
+            __nanosleep(LOOK_NS);
+        __threadfence_system();
+    }
+    __syncthreads();
+    copy_pieces(pieces);
 }
 
-extern "C" void flags_await_by_kernel(struct stream *stream, const uint32_t *flag, uint32_t value)
+static struct pieces gather(const struct gpu_piece *pieces, int32_t count)
 {
-    SL_LAUNCH(stream, await_kernel, 1, 1, 0, flag, value);
+    struct pieces all = {};
+    SL_ASSERT(count >= 0 && count <= GPU_PIECES_MAX);
+    for (int32_t i = 0; i < count; i++) {
+        SL_ASSERT(pieces[i].bytes % 4 == 0);
+        all.items[i] = pieces[i];
+    }
+    all.count = count;
+    return all;
+}
+
+extern "C" void flags_publish(struct stream *stream, const struct gpu_piece *pieces, int32_t count,
+                              uint32_t *flag, uint32_t value)
+{
+    SL_LAUNCH(stream, publish_kernel, 1, THREADS, 0, gather(pieces, count), flag, value);
+}
+
+extern "C" void flags_copy_by_kernel(struct stream *stream, const uint32_t *flag, uint32_t value,
+                                     const struct gpu_piece *pieces, int32_t count)
+{
+    SL_LAUNCH(stream, take_kernel, 1, THREADS, 0, gather(pieces, count), flag, value);
 }

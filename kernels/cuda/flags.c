@@ -19,33 +19,26 @@ static flags_call find(const char *name)
 
 void flags_probe(struct flags *flags, struct stream *stream, uint32_t *word)
 {
-    struct flags found = {find("cuStreamWriteValue32"), find("cuStreamWaitValue32")};
+    flags_call write = find("cuStreamWriteValue32"), wait = find("cuStreamWaitValue32");
     *flags = (struct flags){0};
-    if (!found.write || !found.wait) return;
+    if (!write || !wait) return;
     *word = 0;
     unsigned long long address = (unsigned long long)(uintptr_t)word;
-    if (found.write(stream->handle, address, 1, 0) != 0) return;
-    if (found.wait(stream->handle, address, 1, WAIT_AT_LEAST) != 0) return;
+    if (write(stream->handle, address, 1, 0) != 0) return;
+    if (wait(stream->handle, address, 1, WAIT_AT_LEAST) != 0) return;
     if (cudaStreamSynchronize(stream->handle) != cudaSuccess) return;
-    if (*(volatile uint32_t *)word == 1) *flags = found;
+    if (*(volatile uint32_t *)word == 1) flags->wait = wait;
 }
 
-void flags_post(const struct flags *flags, struct stream *stream, uint32_t *flag, uint32_t value)
+void flags_take(const struct flags *flags, struct stream *stream, const uint32_t *flag,
+                uint32_t value, const struct gpu_piece *pieces, int32_t count)
 {
     if (stream->fault != cudaSuccess) return;
-    if (!flags->write)
-        flags_post_by_kernel(stream, flag, value);
-    else if (flags->write(stream->handle, (unsigned long long)(uintptr_t)flag, value, 0) != 0)
-        stream_latch(stream, cudaErrorUnknown, "writing a flag");
-}
-
-void flags_await(const struct flags *flags, struct stream *stream, const uint32_t *flag,
-                 uint32_t value)
-{
-    if (stream->fault != cudaSuccess) return;
-    if (!flags->wait)
-        flags_await_by_kernel(stream, flag, value);
-    else if (flags->wait(stream->handle, (unsigned long long)(uintptr_t)flag, value,
-                         WAIT_AT_LEAST) != 0)
+    if (!flags->wait) {
+        flags_copy_by_kernel(stream, flag, value, pieces, count);
+        return;
+    }
+    if (flags->wait(stream->handle, (unsigned long long)(uintptr_t)flag, value, WAIT_AT_LEAST) != 0)
         stream_latch(stream, cudaErrorUnknown, "waiting for a flag");
+    flags_copy_by_kernel(stream, NULL, 0, pieces, count);
 }

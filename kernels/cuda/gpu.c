@@ -74,14 +74,16 @@ static void gpu_copy(struct gpu *gpu, void *target, const void *source, size_t b
                  "a copy");
 }
 
-static void gpu_post(struct gpu *gpu, uint32_t *flag, uint32_t value)
+static void gpu_publish(struct gpu *gpu, const struct gpu_piece *pieces, int32_t count,
+                        uint32_t *flag, uint32_t value)
 {
-    flags_post(&gpu_of(gpu)->flags, gpu->stream, flag, value);
+    flags_publish(gpu->stream, pieces, count, flag, value);
 }
 
-static void gpu_await(struct gpu *gpu, const uint32_t *flag, uint32_t value)
+static void gpu_take(struct gpu *gpu, const uint32_t *flag, uint32_t value,
+                     const struct gpu_piece *pieces, int32_t count)
 {
-    flags_await(&gpu_of(gpu)->flags, gpu->stream, flag, value);
+    flags_take(&gpu_of(gpu)->flags, gpu->stream, flag, value, pieces, count);
 }
 
 static enum sl_status gpu_sync(struct gpu *gpu, struct sl_error *error)
@@ -170,8 +172,8 @@ static const struct gpu_ops cuda_gpu_ops = {
     .alloc = gpu_alloc,
     .free = gpu_free,
     .copy = gpu_copy,
-    .post = gpu_post,
-    .await = gpu_await,
+    .publish = gpu_publish,
+    .take = gpu_take,
     .sync = gpu_sync,
     .is_idle = gpu_is_idle,
     .free_bytes = gpu_free_bytes,
@@ -184,6 +186,15 @@ static const struct gpu_ops cuda_gpu_ops = {
     .destroy = gpu_destroy,
 };
 
+static bool has_all_ops(const struct ops *ops)
+{
+    bool all = true;
+#define X(op) all = all && ops->op;
+    SL_OPS(X)
+#undef X
+    return all;
+}
+
 static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
 {
     struct cuda_device_info info;
@@ -192,6 +203,8 @@ static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
         return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "no NVIDIA driver on this machine");
     SL_TRY(cuda_device_open(0, &info, error));
     gpu->base.ops = ops_cuda();
+    if (!has_all_ops(gpu->base.ops))
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "this build lacks some of the GPU's ops");
     SL_TRY(cuda_stream_create(&gpu->base.stream, error));
     SL_TRY(copy_lanes_create(gpu->base.stream, &gpu->base.device, error));
     void *word = NULL;

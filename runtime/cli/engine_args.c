@@ -40,8 +40,7 @@ const struct option_spec engine_args_specs[] = {
     {"tiers", 0, OPTION_CHOICE, false, FIELD(tiers), .choices = tiers_names, .value = "KIND",
      .help = "experts on the device and in RAM: exclusive, inclusive or auto (auto)"},
     {"experts", 0, OPTION_TEXT, false, FIELD(experts), .value = "FILE",
-     .help = "packed experts, their parts or copies as FILE,FILE, or \"unpacked\" "
-             "(DIR/experts.sluice)"},
+     .help = "packed; FILE,FILE: parts or copies; or \"unpacked\" (DIR/experts.sluice)"},
     {"ctx", 0, OPTION_INT, false, FIELD(context), 1, TOKENS_MAX, .value = "N",
      .help = "most tokens of prompt and answer together (4096)"},
     {"chunk", 0, OPTION_INT, false, FIELD(chunk), 1, TOKENS_MAX, .value = "N",

@@ -13,7 +13,7 @@
 
 /* What one lane shows the others in an exchange. */
 struct cuda_emulator_words {
-    uint32_t word[8];
+    uint32_t word[12];
 };
 
 struct cuda_emulator_thread {

@@ -1,0 +1,45 @@
+/* GPU benchmarks: what their cases share. Launches are recorded once and replayed, so that a sample
+ * is the device's time; data rotates over more memory than the second-level cache holds.
+ *
+ * A program of its own, sluice-bench-gpu, that needs the kernels and a C compiler and nothing else.
+ */
+#ifndef SLUICE_BENCH_GPU_GPU_BENCH_H
+#define SLUICE_BENCH_GPU_GPU_BENCH_H
+
+#include "kernels/gpu.h"
+
+#define GPU_BENCH_REPEATS_MAX 20
+#define GPU_BENCH_SAMPLES_MAX 100
+
+struct gpu_bench {
+    struct gpu *gpu;
+    int32_t rounds;     /* samples of each case */
+    int32_t repeats;    /* launches of a sample */
+    const char *commit; /* SLUICE_COMMIT, or "" */
+    uint8_t *pool;      /* device, bytes that are finite e4m3, bf16 and scales well below 1 */
+    size_t pool_bytes, next;
+    double copy_rate; /* GB/s, read and written, of device memory onto device memory */
+    bool tiny;        /* emulated: small shapes, only to see that everything runs */
+    int failures;
+};
+
+/* `bytes` of the pool that were not used lately, on a 256-byte boundary. */
+uint8_t *gpu_bench_fresh(struct gpu_bench *bench, size_t bytes);
+/* Device memory holding a copy of `host` (zeros if NULL), freed at the end of the program; NULL and
+ * a failure counted when there is none. */
+void *gpu_bench_put(struct gpu_bench *bench, const void *host, size_t bytes);
+
+/* Launches an op once; `repeat` counts from 0 within a sample. */
+typedef void gpu_bench_launch(struct gpu_bench *bench, void *context, int32_t repeat);
+
+/* Measures a case and prints its line: GB/s beside the copy rate for `bytes` a launch, or with 0
+ * bytes microseconds alone. */
+void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
+                       gpu_bench_launch *launch, void *context);
+
+/* The cases. */
+void gpu_bench_experts(struct gpu_bench *bench);
+void gpu_bench_attention(struct gpu_bench *bench);
+void gpu_bench_linear(struct gpu_bench *bench);
+
+#endif

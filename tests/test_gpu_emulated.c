@@ -1,0 +1,289 @@
+/* labels: gpu emulated
+ *
+ * The engine on the GPU's own kernels, compiled for the CPU (tests/cuda_emulator): the published
+ * logits end to end, wherever experts lie; recorded passes against plain ones; faults of the
+ * device; memory that cannot be pinned. What only hardware can show is not shown here. */
+#include "kernels/gpu.h"
+#include "tests/cuda_emulator/emulator.h"
+#include "tests/support.h"
+#include "tests/support_engine.h"
+#include "tests/support_golden.h"
+
+#include <math.h>
+#include <string.h>
+
+#define TOKENS 40 /* fibers are slow */
+#define PROMPT 18 /* a chunk of 16 and one of 2 */
+
+struct fixture {
+    char *directory;
+    int32_t ids[TOKENS];
+    size_t vocab;
+    float *want;    /* [TOKENS, vocab] of the CPU, f32 numerics */
+    uint64_t needs; /* of the GPU, beside experts */
+    uint64_t slot_bytes;
+};
+
+static struct fixture *fixture;
+
+static struct gpu *open_gpu(void)
+{
+    struct gpu *gpu;
+    struct sl_error error;
+    if (gpu_open(&gpu, &error) != SL_OK) fail_msg("%s", error.message);
+    return gpu;
+}
+
+static struct sl_engine_options options_for(int32_t slots, enum sl_numerics numerics)
+{
+    struct sl_engine_options options = engine_test_options(fixture->directory, 2u << 20);
+    options.context_tokens = 64;
+    options.gpu_bytes = fixture->needs + (uint64_t)slots * fixture->slot_bytes;
+    options.numerics = numerics;
+    return options;
+}
+
+static sl_engine *open_engine(const struct sl_engine_options *options, struct gpu *gpu,
+                              enum dispatch_rule rule)
+{
+    struct engine_overrides overrides = {.gpu = gpu, .rule = rule};
+    struct sl_error error;
+    sl_engine *engine;
+    if (engine_open_with(options, &overrides, &engine, &error) != SL_OK)
+        fail_msg("%s", error.message);
+    return engine;
+}
+
+/* A prompt, then token by token; logits of all of them. */
+static enum sl_status append_all(sl_session *session, size_t vocab, float *logits,
+                                 struct sl_error *error)
+{
+    SL_TRY(sl_session_append(session, fixture->ids, PROMPT, logits, error));
+    for (size_t t = PROMPT; t < TOKENS; t++)
+        SL_TRY(sl_session_append(session, fixture->ids + t, 1, logits + t * vocab, error));
+    return SL_OK;
+}
+
+static float *run(sl_engine *engine)
+{
+    struct sl_error error;
+    size_t vocab = (size_t)sl_engine_info(engine).vocab;
+    float *logits = calloc(TOKENS * vocab, sizeof *logits);
+    sl_session *session = engine_test_session(engine);
+    assert_non_null(logits);
+    if (append_all(session, vocab, logits, &error) != SL_OK) fail_msg("%s", error.message);
+    sl_session_destroy(session);
+    return logits;
+}
+
+static int set_up(void **state)
+{
+    struct golden_sequence sequences[8];
+    static struct fixture made;
+    (void)state;
+    fixture = &made;
+    made.directory = golden_directory("tiny-a");
+    int32_t count = golden_sequences(made.directory, sequences, 8), longest = 0;
+    for (int32_t s = 0; s < count; s++)
+        if (sequences[s].count > sequences[longest].count) longest = s;
+    memcpy(made.ids, sequences[longest].ids, sizeof made.ids);
+    for (int32_t s = 0; s < count; s++)
+        free(sequences[s].ids);
+
+    struct sl_engine_options options = options_for(0, SL_NUMERICS_F32);
+    options.gpu_bytes = 0;
+    sl_engine *engine = engine_test_open(&options, NULL);
+    made.vocab = (size_t)sl_engine_info(engine).vocab;
+    made.want = run(engine);
+    sl_engine_close(engine);
+    engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
+    const struct budget *budget = &engine->budget;
+    made.needs = budget->gpu_dense_bytes + budget->gpu_session_bytes + budget->gpu_workspace_bytes;
+    made.slot_bytes = engine->source.slot_bytes;
+    sl_engine_close(engine);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    free(fixture->directory);
+    free(fixture->want);
+    return 0;
+}
+
+static double worst_difference(const float *a, const float *b)
+{
+    double worst = 0;
+    for (size_t i = 0; i < TOKENS * fixture->vocab; i++)
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+    return worst;
+}
+
+static void f32_logits_are_those_of_the_cpu_wherever_experts_lie(void **state)
+{
+    static const struct {
+        int32_t slots;
+        enum dispatch_rule rule;
+    } cases[] = {{96, DISPATCH_BEST}, {1, DISPATCH_ALWAYS_STREAM}, {0, DISPATCH_BEST}};
+    (void)state;
+    for (size_t i = 0; i < SL_COUNT_OF(cases); i++) {
+        struct sl_engine_options options = options_for(cases[i].slots, SL_NUMERICS_F32);
+        sl_engine *engine = open_engine(&options, open_gpu(), cases[i].rule);
+        float *got = run(engine);
+        struct sl_stats stats;
+        sl_engine_stats(engine, &stats);
+        double worst = worst_difference(got, fixture->want);
+        printf("%d device slots, %llu experts on the GPU, %llu on the CPU: difference %.2e (limit "
+               "1e-3)\n",
+               stats.device_slots, (unsigned long long)stats.on_device,
+               (unsigned long long)stats.on_cpu, worst);
+        assert_true(worst <= 1e-3);
+        assert_true(cases[i].slots == 0 || stats.on_device > 0);
+        free(got);
+        sl_engine_close(engine);
+    }
+}
+
+static int32_t argmax(const float *x)
+{
+    int32_t best = 0;
+    for (size_t i = 1; i < fixture->vocab; i++)
+        if (x[i] > x[best]) best = (int32_t)i;
+    return best;
+}
+
+/* Largest less second largest. */
+static float gap(const float *x)
+{
+    int32_t best = argmax(x);
+    float second = -INFINITY;
+    for (size_t i = 0; i < fixture->vocab; i++)
+        if ((int32_t)i != best && x[i] > second) second = x[i];
+    return x[best] - second;
+}
+
+static void exact_tokens_are_the_golden_ones(void **state)
+{
+    struct golden_sequence sequences[8];
+    struct golden_tensor golden, rows = {0};
+    (void)state;
+    int32_t count = golden_sequences(fixture->directory, sequences, 8), longest = 0, compared = 0;
+    for (int32_t s = 0; s < count; s++)
+        if (sequences[s].count > sequences[longest].count) longest = s;
+    const char *name = sequences[longest].name;
+    assert_true(golden_read(fixture->directory, name, "exact", "logits_prefill", &golden));
+    golden_read(fixture->directory, name, "exact", "rows", &rows);
+
+    struct sl_engine_options options = options_for(12, SL_NUMERICS_EXACT);
+    sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
+    float *got = run(engine);
+    for (int64_t row = 0; row < golden.rows; row++) {
+        int64_t position = rows.data ? (int64_t)rows.data[row] : row;
+        const float *expected = golden.data + row * golden.width;
+        if (position >= TOKENS || gap(expected) < 1.0f) continue;
+        assert_int_equal(argmax(got + (size_t)position * fixture->vocab), argmax(expected));
+        compared++;
+    }
+    printf("%d golden tokens compared\n", compared);
+    assert_true(compared > 0);
+    free(got);
+    free(golden.data);
+    free(rows.data);
+    for (int32_t s = 0; s < count; s++)
+        free(sequences[s].ids);
+    sl_engine_close(engine);
+}
+
+static void a_fault_of_the_device_ends_the_generation_and_says_so(void **state)
+{
+    (void)state;
+    float *logits = calloc(TOKENS * fixture->vocab, sizeof *logits);
+    assert_non_null(logits);
+    for (int64_t after = 5; after < 4000; after = after * 5 + 3) {
+        struct sl_engine_options options = options_for(12, SL_NUMERICS_EXACT);
+        struct sl_error error = {0};
+        sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
+        sl_session *session = engine_test_session(engine);
+        cuda_emulator_fail_after(after);
+        enum sl_status status = append_all(session, fixture->vocab, logits, &error);
+        if (status != SL_OK) {
+            assert_int_equal(status, SL_ERR_IO);
+            assert_non_null(strstr(error.message, "GPU"));
+            /* And nothing hangs or answers afterwards. */
+            assert_int_equal(sl_session_append(session, fixture->ids, 1, NULL, &error), SL_ERR_IO);
+        }
+        printf("after %lld kernels: %s\n", (long long)after, error.message);
+        assert_true(status != SL_OK || after > 1000);
+        sl_session_destroy(session);
+        sl_engine_close(engine);
+        cuda_emulator_revive();
+    }
+    free(logits);
+    assert_int_equal(cuda_emulator_memory_used(), 0);
+    assert_int_equal(cuda_emulator_registered(), 0);
+}
+
+static void memory_that_cannot_be_pinned_is_told_and_works(void **state)
+{
+    (void)state;
+    struct sl_engine_options options = options_for(12, SL_NUMERICS_F32);
+    sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_ALWAYS_STREAM);
+    sl_session *session = engine_test_session(engine);
+    float *logits = calloc(TOKENS * fixture->vocab, sizeof *logits);
+    struct sl_error error;
+    assert_non_null(logits);
+    cuda_emulator_allow(false, true);
+    if (append_all(session, fixture->vocab, logits, &error) != SL_OK) fail_msg("%s", error.message);
+    cuda_emulator_allow(true, true);
+    assert_true(worst_difference(logits, fixture->want) <= 1e-3);
+    bool told = false;
+    for (int32_t i = 0; sl_engine_notice(engine, i); i++)
+        told = told || strstr(sl_engine_notice(engine, i), "ulimit -l") != NULL;
+    assert_true(told);
+    free(logits);
+    sl_session_destroy(session);
+    sl_engine_close(engine);
+}
+
+static void recorded_and_plain_passes_and_both_ways_of_waiting_agree(void **state)
+{
+    float *got[3];
+    (void)state;
+    for (int way = 0; way < 3; way++) {
+        struct sl_engine_options options = options_for(96, SL_NUMERICS_EXACT);
+        cuda_emulator_allow(true, way != 1); /* 1: waits are kernels */
+        struct gpu *gpu = open_gpu();
+        struct gpu_ops without = *gpu->gpu_ops;
+        without.record = NULL;
+        if (way == 2) gpu->gpu_ops = &without; /* 2: nothing is recorded */
+        sl_engine *engine = open_engine(&options, gpu, DISPATCH_ALWAYS_STREAM);
+        got[way] = run(engine);
+        sl_engine_close(engine);
+    }
+    cuda_emulator_allow(true, true);
+    size_t bytes = TOKENS * fixture->vocab * sizeof *got[0];
+    assert_memory_equal(got[0], got[1], bytes);
+    assert_memory_equal(got[0], got[2], bytes);
+    for (int way = 0; way < 3; way++)
+        free(got[way]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f32_logits_are_those_of_the_cpu_wherever_experts_lie),
+        cmocka_unit_test(exact_tokens_are_the_golden_ones),
+        cmocka_unit_test(recorded_and_plain_passes_and_both_ways_of_waiting_agree),
+        cmocka_unit_test(memory_that_cannot_be_pinned_is_told_and_works),
+        cmocka_unit_test(a_fault_of_the_device_ends_the_generation_and_says_so),
+    };
+    struct gpu *gpu;
+    struct sl_error error;
+    if (gpu_open(&gpu, &error) != SL_OK) {
+        printf("skipped: %s\n", error.message);
+        return 77;
+    }
+    gpu->gpu_ops->destroy(gpu);
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
