@@ -209,10 +209,13 @@ enum sl_status forward_layers(struct forward *forward, const struct forward_chun
     lookahead_begin(forward);
     lookahead_tokens(forward, chunk->ids, chunk->tokens, forward->token_clock, 1);
     forward_stage(forward, &prepared);
-    if (gpu_pass_fits(forward, &prepared))
-        SL_TRY(gpu_pass_layers(forward, &prepared));
-    else
-        SL_TRY(run_blocks(forward, &prepared));
+    enum sl_status status = gpu_pass_fits(forward, &prepared) ? gpu_pass_layers(forward, &prepared)
+                                                              : run_blocks(forward, &prepared);
+    if (status != SL_OK) {
+        enum sl_status ended = forward_sync(forward); /* what it reads may change from here on */
+        (void)ended;
+        return status;
+    }
     lookahead_end(forward, chunk->tokens);
     return SL_OK;
 }
