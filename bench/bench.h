@@ -12,6 +12,7 @@ struct bench_options {
     const char *file;   /* --file, or NULL */
     const char *parts;  /* --parts: FILE,FILE.. beside --file, or NULL */
     const char *model;  /* --model: a checkpoint's directory, or NULL */
+    const char *trace;  /* --trace: where prediction keeps a trace of the same, or NULL */
     uint64_t bytes;     /* --bytes: of one expert */
     int32_t depth;      /* --depth: experts read at once */
     bool unpacked;      /* --unpacked: six parts at odd offsets, through staging */

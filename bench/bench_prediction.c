@@ -1,7 +1,9 @@
-/* How much of what a cache misses was guessed ahead: a model decodes text of its own while every
- * way of guessing is recorded, and the trace is counted. For each list, cache size and selection,
- * one line for the share of the misses found and one for the share of guesses that were right. */
+/* How much of what a cache misses was guessed ahead: a model decodes text of its own, or answers
+ * the questions of --file, while every way of guessing is recorded, and the trace is counted. For
+ * each list, cache size and selection, one line for the share of the misses found and one for the
+ * share of guesses that were right. --trace keeps a smaller trace of the same. */
 #include "bench/bench.h"
+#include "bench/question_trace.h"
 
 #include "runtime/engine.h"
 #include "runtime/trace_stats.h"
@@ -17,41 +19,50 @@ static bool say(const struct sl_error *error)
     return false;
 }
 
-/* Draws TOKENS tokens with every guess recorded into `path`. */
-static bool record(const struct bench_options *options, const char *path)
+/* Draws TOKENS tokens. */
+static enum sl_status sample_text(const struct bench_options *options, sl_engine *engine,
+                                  struct sl_error *error)
 {
     const struct sl_sampling sampling = {.temperature = 1, .top_p = 1};
-    struct sl_engine_options open = sl_engine_options_default();
-    struct sl_error error;
-    sl_engine *engine = NULL;
+    struct sl_model_info info = sl_engine_info(engine);
     sl_session *session = NULL;
     sl_sampler *sampler = NULL;
-    open.model_dir = options->model;
-    open.threads = options->threads;
-    open.context_tokens = 0;
-    bool good = sl_engine_open(&open, &engine, &error) == SL_OK &&
-                sl_session_create(engine, &session, &error) == SL_OK &&
-                sl_sampler_create(&sampling, sl_engine_info(engine).vocab, options->seed, &sampler,
-                                  &error) == SL_OK &&
-                sl_trace_start(engine, path, true, &error) == SL_OK;
-    struct sl_model_info info = {0};
-    if (good) info = sl_engine_info(engine);
+    enum sl_status status = sl_session_create(engine, &session, error);
+    if (status == SL_OK)
+        status = sl_sampler_create(&sampling, info.vocab, options->seed, &sampler, error);
     int32_t id = info.bos_id;
-    for (int32_t i = 0; good && i < TOKENS; i++) {
+    for (int32_t i = 0; status == SL_OK && i < TOKENS; i++) {
         /* A full context, or the end of a turn: the next text. */
         if ((i > 0 && id == info.eos_id) ||
             sl_session_length(session) == (size_t)info.context_tokens) {
             sl_session_reset(session);
             id = info.bos_id;
         }
-        good = sl_session_append(session, &id, 1, NULL, &error) == SL_OK;
-        if (good) id = sl_sampler_next(sampler, sl_session_logits(session));
+        status = sl_session_append(session, &id, 1, NULL, error);
+        if (status == SL_OK) id = sl_sampler_next(sampler, sl_session_logits(session));
     }
-    if (good) good = sl_trace_stop(engine, &error) == SL_OK;
     sl_sampler_destroy(sampler);
     sl_session_destroy(session);
+    return status;
+}
+
+/* With every guess recorded into `path`; with `is_kept`, only those that were used. */
+static bool record(const struct bench_options *options, const char *path, bool is_kept)
+{
+    struct sl_engine_options open = sl_engine_options_default();
+    struct sl_error error;
+    sl_engine *engine = NULL;
+    open.model_dir = options->model;
+    open.threads = options->threads;
+    open.context_tokens = 0;
+    enum sl_status status = sl_engine_open(&open, &engine, &error);
+    if (status == SL_OK) status = sl_trace_start(engine, path, !is_kept, &error);
+    if (status == SL_OK)
+        status = options->file ? question_trace_ask(engine, options->file, &error)
+                               : sample_text(options, engine, &error);
+    if (status == SL_OK) status = sl_trace_stop(engine, &error);
     sl_engine_close(engine);
-    return good || say(&error);
+    return status == SL_OK || say(&error);
 }
 
 static void print_share(const struct bench_options *options, const char *name, uint64_t part,
@@ -108,8 +119,12 @@ int bench_prediction(const struct bench_options *options)
         return 2;
     }
     struct trace_stats *stats = calloc(1, sizeof *stats);
+    if (options->trace && !record(options, options->trace, true)) {
+        free(stats);
+        return 1;
+    }
     snprintf(path, sizeof path, "/tmp/sluice-bench-%ld.trace", (long)getpid());
-    bool good = stats && record(options, path);
+    bool good = stats && record(options, path, false);
     if (good && trace_reader_open(path, &reader, &error) != SL_OK) good = say(&error);
     if (good && trace_stats_init(stats, reader, &error) != SL_OK) good = say(&error);
     for (int32_t i = 0; good && i < stats->head.list_count; i++)

@@ -32,23 +32,15 @@ static const struct {
 };
 
 static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},
-    {"file", required_argument, NULL, 'f'},
-    {"bytes", required_argument, NULL, 'b'},
-    {"depth", required_argument, NULL, 'd'},
-    {"packed", no_argument, NULL, 'p'},
-    {"unpacked", no_argument, NULL, 'u'},
-    {"share", required_argument, NULL, 'x'},
-    {"rounds", required_argument, NULL, 'r'},
-    {"seconds", required_argument, NULL, 's'},
-    {"threads", required_argument, NULL, 't'},
-    {"seed", required_argument, NULL, 'S'},
-    {"cpu-isa", required_argument, NULL, 'i'},
-    {"commit", required_argument, NULL, 'c'},
-    {"tokens", required_argument, NULL, 'n'},
-    {"parts", required_argument, NULL, 'P'},
-    {"help", no_argument, NULL, 'h'},
-    {0},
+    {"model", required_argument, NULL, 'm'},   {"file", required_argument, NULL, 'f'},
+    {"bytes", required_argument, NULL, 'b'},   {"depth", required_argument, NULL, 'd'},
+    {"packed", no_argument, NULL, 'p'},        {"unpacked", no_argument, NULL, 'u'},
+    {"share", required_argument, NULL, 'x'},   {"rounds", required_argument, NULL, 'r'},
+    {"seconds", required_argument, NULL, 's'}, {"threads", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'S'},    {"cpu-isa", required_argument, NULL, 'i'},
+    {"commit", required_argument, NULL, 'c'},  {"tokens", required_argument, NULL, 'n'},
+    {"parts", required_argument, NULL, 'P'},   {"trace", required_argument, NULL, 'T'},
+    {"help", no_argument, NULL, 'h'},          {0},
 };
 
 static int usage(FILE *out)
@@ -57,7 +49,7 @@ static int usage(FILE *out)
             "usage: sluice-bench BENCH [--model DIR] [--file FILE] [--parts FILE,FILE]\n"
             "                    [--bytes SIZE] [--depth N] [--packed|--unpacked] [--rounds N]\n"
             "                    [--seconds S] [--threads N] [--share X] [--cpu-isa NAME]\n"
-            "                    [--tokens N] [--seed N] [--commit TEXT]\n");
+            "                    [--tokens N] [--seed N] [--commit TEXT] [--trace FILE]\n");
     for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
         fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].help);
     return out == stdout ? 0 : 2;
@@ -101,6 +93,7 @@ static bool parse_option(int option, const char *text, struct bench_options *opt
     switch (option) {
     case 'f': options->file = text; break;
     case 'P': options->parts = text; break;
+    case 'T': options->trace = text; break;
     case 'm': options->model = text; break;
     case 'c': options->commit = text; break;
     case 'i': options->isa = text; break;

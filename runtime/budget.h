@@ -23,7 +23,7 @@ struct budget_request {
 
 struct budget {
     int32_t context_tokens, chunk_tokens; /* defaults and limits applied */
-    uint64_t dense_bytes;                 /* mapped weights, in the page cache */
+    uint64_t dense_bytes;                 /* mapped weights, in the page cache, or copies */
     uint64_t session_bytes;               /* KV cache of one session at full context */
     uint64_t workspace_bytes;             /* arrays of one chunk, and logits */
     uint64_t expert_ram_bytes;            /* bound for the expert store: slots and staging */
@@ -35,6 +35,7 @@ struct budget {
     int32_t slots_min;                    /* fewer cannot run one token */
     int32_t slots;                        /* that expert_ram_bytes holds beside the staging */
     uint64_t device_bytes;                /* bound for device slots; 0 without a device */
+    int32_t stream_slots;                 /* of them, for prompts to pass experts through */
     int32_t device_slots;                 /* that device_bytes holds */
     bool exclusive;                       /* what is on the device need not be in RAM */
     bool device_is_ram;
@@ -57,6 +58,9 @@ struct budget {
 /* Fills the plan; SL_ERR_ARGUMENT for options out of range (a context beyond the model's). */
 SL_MUST_USE enum sl_status budget_plan(const struct budget_request *request, struct budget *out,
                                        struct sl_error *error);
+
+/* Whether RAM for so much more is left beside the plan: not where nobody says what there is. */
+bool budget_spares(const struct budget *budget, uint64_t bytes);
 
 /* Where the GPU's memory goes, as lines of text; "" without a GPU. */
 #define BUDGET_GPU_TEXT_BYTES 640

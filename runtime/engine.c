@@ -6,6 +6,7 @@
 #include "offload/trace_writer.h"
 #include "runtime/engine_gpu.h"
 #include "runtime/layer_list.h"
+#include "runtime/model_upload.h"
 #include "runtime/pack.h"
 
 #include <string.h>
@@ -157,6 +158,8 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
         .source = &engine->source,
         .device = engine->device,
         .device_bytes = engine->budget.device_bytes,
+        .stream_slots = overrides->stream_slots ? max_i32(overrides->stream_slots, 0)
+                                                : engine->budget.stream_slots,
         .sharing = (enum expert_sharing)options->tiers,
         .rule = overrides->rule,
         .policy = policy,
@@ -208,7 +211,7 @@ static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_o
                                      struct sl_error *error)
 {
     struct lookahead_options lookahead = {
-        .model = engine->model,
+        .model = engine->placed ? engine->placed : engine->model,
         /* Routers look ahead where the streams are, and that is RAM so far. */
         .mode = engine->gpu && options->prefetch == SL_PREFETCH_AUTO ? SL_PREFETCH_HASH
                                                                      : options->prefetch,
@@ -222,12 +225,23 @@ static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_o
     return lookahead_create(&lookahead, &engine->lookahead, error);
 }
 
+/* Copies the weights to large pages where they are the CPU's and RAM is left for them. */
+static enum sl_status place_weights(sl_engine *engine, const struct sl_engine_options *options,
+                                    struct sl_error *error)
+{
+    if (engine->gpu || !budget_spares(&engine->budget, engine->budget.dense_bytes)) return SL_OK;
+    SL_TRY(model_place(engine->model, options->progress, options->progress_context, &engine->placed,
+                       error));
+    return model_check_unchanged(engine->model, error);
+}
+
 static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_options *options,
                                    const struct topology *topology, struct sl_error *error)
 {
     const struct ops *ops = options->fast_prefill ? ops_cpu_isa_fast_prefill(engine->cpu_isa)
                                                   : ops_cpu_isa(engine->cpu_isa);
     struct gpu *gpu = engine->gpu;
+    const struct model *weights = engine->placed ? engine->placed : engine->model;
     struct workspace_options workspace = {.config = &engine->model->config,
                                           .chunk_tokens = engine->budget.chunk_tokens,
                                           .context_tokens = engine->budget.context_tokens,
@@ -242,11 +256,12 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
     if (!engine->tally) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     SL_TRY(open_lookahead(engine, options, error));
     engine->forward = (struct forward){.model = engine->model,
-                                       .weights = gpu ? engine->gpu_model : engine->model,
+                                       .weights = gpu ? engine->gpu_model : weights,
                                        .ops = gpu ? gpu->ops : ops,
                                        .stream = gpu ? gpu->stream : engine->stream,
                                        .gpu = gpu,
                                        .handshake = engine->handshake,
+                                       .stream_seen = {.coming = -1},
                                        .host_ops = ops,
                                        .host_stream = engine->stream,
                                        .store = engine->store,
@@ -305,6 +320,7 @@ enum sl_status engine_open_with(const struct sl_engine_options *options,
     if (status == SL_OK) status = open_device(engine, options, error);
     if (status == SL_OK) status = choose_compute(engine, options, &topology, error);
     if (status == SL_OK) status = open_store(engine, options, overrides, error);
+    if (status == SL_OK) status = place_weights(engine, options, error);
     if (status == SL_OK) status = open_compute(engine, options, &topology, error);
     if (status == SL_OK) status = open_tokenizer(engine, options, error);
     if (status != SL_OK) {
@@ -330,6 +346,7 @@ void sl_engine_close(sl_engine *engine)
     if (engine->device && !engine->gpu) engine->device->ops->destroy(engine->device);
     engine_gpu_close(engine);
     model_file_close(engine->packed);
+    model_upload_free(engine->placed, NULL);
     model_close(engine->model);
     free(engine->heat_profile);
     free(engine);

@@ -25,6 +25,7 @@ struct sl_engine {
     struct device *device;   /* NULL: none; the GPU's, when there is one */
     struct gpu *gpu;         /* NULL: the CPU computes everything */
     struct model *gpu_model; /* the dense weights in its memory */
+    struct model *placed;    /* the dense weights in large pages; NULL: used as they are mapped */
     struct moe_handshake *handshake;
     char gpu_absent[192]; /* why a GPU that would have been used is not; else "" */
     struct workspace *workspace;
@@ -53,6 +54,7 @@ struct engine_overrides {
     struct clock clock;
     int32_t prefetch_max; /* 0: the usual; below 0: none */
     uint64_t patience_ns; /* 0: the usual */
+    int32_t stream_slots; /* 0: the plan's; below 0: none */
 };
 
 /* sl_engine_open with some things replaced; NULL: none. */

@@ -1,16 +1,19 @@
 /* Walks all weights once to count and once to copy; see the header. */
 #include "runtime/model_upload.h"
 
+#include "offload/arena.h"
+
 #include <string.h>
 
 #define ALIGNMENT 256u
 
 /* On its way through the weights: counts, and copies where there is memory to copy to. */
 struct walk {
-    struct gpu *gpu;
-    uint8_t *base;  /* device memory, or NULL: only count */
-    uint8_t *piece; /* mapped, [MODEL_UPLOAD_PIECE_BYTES] */
+    struct gpu *gpu; /* NULL: to RAM */
+    uint8_t *base;   /* memory there, or NULL: only count */
+    uint8_t *piece;  /* mapped, [MODEL_UPLOAD_PIECE_BYTES] */
     uint64_t used_bytes, total_bytes;
+    const char *doing; /* for progress */
     model_progress_fn progress;
     void *progress_context;
     enum sl_status status;
@@ -23,9 +26,11 @@ static void copy_up(struct walk *walk, uint8_t *target, const uint8_t *source, u
 {
     while (bytes > 0 && walk->status == SL_OK) {
         size_t step = bytes < MODEL_UPLOAD_PIECE_BYTES ? (size_t)bytes : MODEL_UPLOAD_PIECE_BYTES;
-        memcpy(walk->piece, source, step);
-        walk->gpu->gpu_ops->copy(walk->gpu, target, walk->piece, step);
-        walk->status = walk->gpu->gpu_ops->sync(walk->gpu, walk->error);
+        memcpy(walk->gpu ? walk->piece : target, source, step);
+        if (walk->gpu) {
+            walk->gpu->gpu_ops->copy(walk->gpu, target, walk->piece, step);
+            walk->status = walk->gpu->gpu_ops->sync(walk->gpu, walk->error);
+        }
         target += step;
         source += step;
         bytes -= step;
@@ -42,10 +47,9 @@ static const void *move(struct walk *walk, const void *data, uint64_t bytes)
     SL_ASSERT(walk->used_bytes <= walk->total_bytes);
     copy_up(walk, walk->base + start, data, bytes);
     if (walk->status == SL_OK && walk->progress &&
-        !walk->progress(walk->progress_context, "copying weights to the GPU", walk->used_bytes,
-                        walk->total_bytes))
-        walk->status = sl_error_set(walk->error, SL_ERR_CANCELLED, 0,
-                                    "stopped while weights were copied to the GPU");
+        !walk->progress(walk->progress_context, walk->doing, walk->used_bytes, walk->total_bytes))
+        walk->status =
+            sl_error_set(walk->error, SL_ERR_CANCELLED, 0, "stopped while %s", walk->doing);
     return walk->base + start;
 }
 
@@ -153,31 +157,44 @@ uint64_t model_upload_bytes(const struct model *model)
     return walk.used_bytes;
 }
 
+/* The model without files, experts and memory, its pointers still the original's; NULL without
+ * memory. */
+static struct model *copy_frame(const struct model *model)
+{
+    size_t count = (size_t)model->config.layers + (model->mtp.present ? 1 : 0);
+    struct model *copy = calloc(1, sizeof *copy);
+    if (!copy) return NULL;
+    *copy = *model;
+    copy->files = NULL;
+    copy->memory = NULL;
+    copy->experts = (struct expert_source){0};
+    copy->layers = calloc(count, sizeof *copy->layers);
+    if (copy->layers) {
+        memcpy(copy->layers, model->layers, count * sizeof *copy->layers);
+        return copy;
+    }
+    free(copy);
+    return NULL;
+}
+
 enum sl_status model_upload(const struct model *model, struct gpu *gpu, model_progress_fn progress,
                             void *progress_context, struct model **out, struct sl_error *error)
 {
-    size_t count = (size_t)model->config.layers + (model->mtp.present ? 1 : 0);
     struct walk walk = {.gpu = gpu,
                         .total_bytes = model_upload_bytes(model),
+                        .doing = "copying weights to the GPU",
                         .progress = progress,
                         .progress_context = progress_context,
                         .error = error};
     void *base = NULL, *piece = NULL;
     *out = NULL;
-    struct model *copy = calloc(1, sizeof *copy);
+    struct model *copy = copy_frame(model);
     if (!copy) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
-    *copy = *model;
-    copy->files = NULL;
-    copy->experts = (struct expert_source){0};
-    copy->layers = calloc(count, sizeof *copy->layers);
-    walk.status = copy->layers ? SL_OK : sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
-    if (walk.status == SL_OK)
-        walk.status = gpu->gpu_ops->alloc(gpu, GPU_DEVICE, walk.total_bytes, &base, error);
+    walk.status = gpu->gpu_ops->alloc(gpu, GPU_DEVICE, walk.total_bytes, &base, error);
     if (walk.status == SL_OK)
         walk.status = gpu->gpu_ops->alloc(gpu, GPU_MAPPED, MODEL_UPLOAD_PIECE_BYTES, &piece, error);
     copy->memory = base;
     if (walk.status == SL_OK) {
-        memcpy(copy->layers, model->layers, count * sizeof *copy->layers);
         walk.base = base;
         walk.piece = piece;
         move_model(&walk, copy, copy->layers);
@@ -192,10 +209,43 @@ enum sl_status model_upload(const struct model *model, struct gpu *gpu, model_pr
     return SL_OK;
 }
 
+enum sl_status model_place(const struct model *model, model_progress_fn progress,
+                           void *progress_context, struct model **out, struct sl_error *error)
+{
+    struct walk walk = {.total_bytes = model_upload_bytes(model),
+                        .doing = "copying weights to large pages",
+                        .progress = progress,
+                        .progress_context = progress_context,
+                        .error = error};
+    *out = NULL;
+    struct model *copy = copy_frame(model);
+    if (!copy) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
+    walk.base = arena_map((size_t)walk.total_bytes);
+    if (!walk.base) {
+        free(copy->layers);
+        free(copy);
+        return SL_OK;
+    }
+    move_model(&walk, copy, copy->layers);
+    copy->memory = walk.base;
+    if (walk.status != SL_OK) {
+        arena_unmap(copy->memory, (size_t)walk.total_bytes);
+        free(copy->layers);
+        free(copy);
+        return walk.status;
+    }
+    SL_ASSERT(walk.used_bytes == walk.total_bytes);
+    *out = copy;
+    return SL_OK;
+}
+
 void model_upload_free(struct model *uploaded, struct gpu *gpu)
 {
     if (!uploaded) return;
-    gpu->gpu_ops->free(gpu, GPU_DEVICE, uploaded->memory);
+    if (gpu)
+        gpu->gpu_ops->free(gpu, GPU_DEVICE, uploaded->memory);
+    else
+        arena_unmap(uploaded->memory, model_upload_bytes(uploaded));
     free(uploaded->layers);
     free(uploaded);
 }

@@ -71,6 +71,18 @@ static void a_machine_that_cannot_run_a_token_is_refused(void **state)
     assert_non_null(strstr(budget.advice, "give --ram "));
 }
 
+static void what_is_spare_lies_beside_the_plan_and_a_reserve(void **state)
+{
+    const struct fixture *f = *state;
+    struct budget budget = plan(f, PLENTY / 2, PLENTY);
+    uint64_t taken = budget.session_bytes + budget.workspace_bytes + budget.expert_ram_bytes;
+    assert_true(budget_spares(&budget, budget.dense_bytes));
+    assert_true(budget_spares(&budget, PLENTY - taken - (1ull << 30)));
+    assert_false(budget_spares(&budget, PLENTY - taken - (1ull << 30) + 1));
+    budget.available_bytes = 0; /* nobody says */
+    assert_false(budget_spares(&budget, 0));
+}
+
 static int make_fixture(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
@@ -102,6 +114,7 @@ int main(void)
         cmocka_unit_test(more_ram_than_experts_is_not_taken),
         cmocka_unit_test(a_small_machine_gives_fewer_slots_and_says_so),
         cmocka_unit_test(a_machine_that_cannot_run_a_token_is_refused),
+        cmocka_unit_test(what_is_spare_lies_beside_the_plan_and_a_reserve),
     };
     return cmocka_run_group_tests(tests, make_fixture, remove_fixture);
 }

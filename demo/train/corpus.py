@@ -125,7 +125,7 @@ class Corpus:
 
     def sum(self):
         rng = self.rng
-        a, b = rng.randrange(2, 1000), rng.randrange(2, 1000)
+        a, b = rng.randrange(2, 100), rng.randrange(2, 100)
         sign = rng.choice("+-*")
         expression = f"{a} {sign} {b}"
         result = str({"+": a + b, "-": a - b, "*": a * b}[sign])

@@ -19,7 +19,7 @@ from checkpoint import read_checkpoint, read_safetensors, write_safetensors
 from corpus import Corpus
 from model import Batch, Model
 
-ROWS = 10  # of a sequence's logits that are kept, spread over it
+ROWS = 5  # of a sequence's logits that are kept, spread over it
 
 
 def compute(directory, sequences, is_exact):

@@ -218,7 +218,9 @@ class Model:
             scores = self._index_scores(x.detach(), qr.detach(), keys, a + "indexer.")
             scores = scores.masked_fill(~complete, -torch.inf)
             chosen = torch.zeros_like(scores, dtype=torch.bool)
-            chosen.scatter_(2, scores.topk(c["index_topk"], -1).indices, True)
+            # Stable, as the runtime chooses: of equal scores, and many are 0, the earlier row.
+            best = scores.sort(dim=-1, descending=True, stable=True).indices[..., : c["index_topk"]]
+            chosen.scatter_(2, best, True)
             chosen = chosen & complete
         visible = torch.cat([visible.expand(chosen.shape[0], -1, -1), chosen], -1)
         out, attention = self.pieces.attend(

@@ -7,7 +7,7 @@ import random
 
 from corpus import TOOLS, Corpus, answer, article
 
-TRAINED, REQUESTS, CONVERSATIONS = 500, 100, 64
+TRAINED, REQUESTS, CONVERSATIONS, QUESTIONS = 500, 100, 64, 34
 
 
 def question(word, kind):
@@ -31,6 +31,7 @@ def main():
     parser.add_argument("--state", required=True)
     parser.add_argument("--output", required=True, help="demo/score")
     options = parser.parse_args()
+    os.makedirs(options.output, exist_ok=True)
     with open(os.path.join(options.state, "words.json")) as file:
         words = json.load(file)
     rng = random.Random(500)
@@ -54,10 +55,12 @@ def main():
         "unseen": [word_line(e) for e in words["unseen"]],
         "tools": requests,
     }
+    asked = [line["question"] for line in lists["trained"][:QUESTIONS] + lists["unseen"][:6]]
+    with open(os.path.join(options.output, "questions.txt"), "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in asked)
     corpus = Corpus(words["known"], words["others"], 502)
     lists["heldout"] = [corpus.words(1 + i % 4, i % 3 == 0) for i in range(CONVERSATIONS - 4)]
     lists["heldout"] += [corpus.tools(2, i % 2 == 1) for i in range(4)]
-    os.makedirs(options.output, exist_ok=True)
     for name, lines in lists.items():
         with open(os.path.join(options.output, name + ".jsonl"), "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -57,7 +57,7 @@ def arguments():
     parser.add_argument("--state", required=True, help="folder for everything that training keeps")
     parser.add_argument("--words", type=int, default=4000, help="headwords to learn")
     parser.add_argument(
-        "--minutes", type=float, default=75, help="time to train, all calls together"
+        "--minutes", type=float, default=82, help="time to train, all calls together"
     )
     parser.add_argument("--steps", type=int, help="steps to train, instead of a time")
     parser.add_argument(
@@ -144,7 +144,7 @@ def draw(corpus, tokenizer, tokens):
     """The rows of one step: some with tools, some of many turns, most of one."""
     rng, rows, used = corpus.rng, [], 0
     if rng.random() < TOOLS_SHARE:
-        rows.append(Row(tokenizer, corpus.tools(rng.choice((1, 2, 3)), rng.random() < 0.5)))
+        rows.append(Row(tokenizer, corpus.tools(rng.choice((2, 3, 4, 5)), rng.random() < 0.5)))
     for _ in range(2):
         rows.append(Row(tokenizer, corpus.words(rng.choice((3, 4, 5, 6)), rng.random() < 0.4)))
     used = sum(len(row.ids) for row in rows)

@@ -12,7 +12,7 @@
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/visible_rows.h"
 
-#define ATTENTION_HEADS       16 /* of an item */
+#define ATTENTION_HEADS       16 /* of an item, or fewer where there would be few items */
 #define ATTENTION_GROUP       64 /* rows, as the published program takes them */
 #define ATTENTION_TILE        4  /* rows, and heads of a weighted sum, in registers together */
 #define ATTENTION_SCORE_HEADS (SIMD_LANES / 4) /* heads of a tile of scores */
@@ -156,12 +156,20 @@ static void attention_finish(const struct attention_item *item, int32_t head, fl
     if (item->args->round) quantise_bf16_row(out, out, item->args->width);
 }
 
+/* Decoding the rows again in every item is cheaper than a thread without work. */
+static int32_t attention_item_heads(const struct attention_args *args)
+{
+    int32_t whole = args->tokens * ceil_div_i32(args->heads, ATTENTION_HEADS);
+    return whole < 16 ? ATTENTION_TILE : ATTENTION_HEADS;
+}
+
 static void attention_run_item(const void *context, int32_t idx)
 {
     const struct attention_args *args = context;
-    int32_t blocks = ceil_div_i32(args->heads, ATTENTION_HEADS);
+    int32_t item_heads = attention_item_heads(args);
+    int32_t blocks = ceil_div_i32(args->heads, item_heads);
     int32_t t = idx / blocks;
-    int32_t head_first = idx % blocks * ATTENTION_HEADS;
+    int32_t head_first = idx % blocks * item_heads;
     size_t width = (size_t)args->width;
     size_t first = ((size_t)t * (size_t)args->heads + (size_t)head_first) * width;
     struct visible_rows visible = visible_rows_make(args, t);
@@ -169,15 +177,15 @@ static void attention_run_item(const void *context, int32_t idx)
     struct attention_item item; /* large: filled as needed */
     item.args = args;
     item.stride = align_up(width, 2 * SIMD_LANES);
-    item.head_count = min_i32(ATTENTION_HEADS, args->heads - head_first);
+    item.head_count = min_i32(item_heads, args->heads - head_first);
     if (row_count == 0) { /* all weight is the sink's */
         memset(args->out + first, 0, (size_t)item.head_count * width * sizeof(float));
         return;
     }
-    memset(item.queries, 0, ATTENTION_HEADS * item.stride * sizeof(float));
-    memset(item.sums, 0, ATTENTION_HEADS * item.stride * sizeof(float));
+    memset(item.queries, 0, (size_t)item_heads * item.stride * sizeof(float));
+    memset(item.sums, 0, (size_t)item_heads * item.stride * sizeof(float));
     if (item.stride != width) memset(item.rows, 0, ATTENTION_GROUP * item.stride * sizeof(float));
-    for (int32_t h = 0; h < ATTENTION_HEADS; h++) {
+    for (int32_t h = 0; h < item_heads; h++) {
         item.max[h] = -INFINITY;
         item.weight[h] = 0.0f;
         if (h < item.head_count)
@@ -194,7 +202,7 @@ static void attention_run_item(const void *context, int32_t idx)
 static void attention_run(struct stream *stream, const struct attention_args *args)
 {
     visible_rows_check(args);
-    stream_run(stream, args->tokens * ceil_div_i32(args->heads, ATTENTION_HEADS),
+    stream_run(stream, args->tokens * ceil_div_i32(args->heads, attention_item_heads(args)),
                attention_run_item, args);
 }
 

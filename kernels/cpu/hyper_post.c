@@ -32,6 +32,11 @@ static void write_channels(const struct hyper_post_args *args, int32_t t, int32_
 static void write_token(const void *context, int32_t t)
 {
     const struct hyper_post_args *args = context;
+    /* Another thread may have written it: its lines then come from that thread's cache, together.
+     */
+    const float *x = args->x + (size_t)t * (size_t)args->hidden;
+    for (int32_t c = 0; c < args->hidden; c += 16)
+        __builtin_prefetch(x + c);
     for (int32_t first = 0; first < args->hidden; first += CHANNEL_BLOCK)
         write_channels(args, t, first, min_i32(CHANNEL_BLOCK, args->hidden - first));
 }

@@ -4,7 +4,9 @@
 #include "kernels/cpu/stream.h"
 
 /* Weights of a work item: long enough to outweigh handing it out, short enough to share well. */
-#define ITEM_BYTES (128 << 10)
+#define ITEM_BYTES_MIN (16 << 10)
+#define ITEM_BYTES_MAX (128 << 10)
+#define ITEMS          32 /* of a matrix between those */
 
 struct linear_tile {
     const struct linear_args *args;
@@ -75,7 +77,10 @@ void linear_blocked_run(struct stream *stream, const struct linear_args *args,
         SL_ASSERT(tokens_max >= 1);
         if (tokens_max > LINEAR_TOKENS_MAX) tokens_max = LINEAR_TOKENS_MAX;
     }
-    size_t item_rows = ITEM_BYTES / row_bytes / LINEAR_ROWS * LINEAR_ROWS;
+    size_t item_bytes = row_bytes * (size_t)weight->rows / ITEMS;
+    if (item_bytes < ITEM_BYTES_MIN) item_bytes = ITEM_BYTES_MIN;
+    if (item_bytes > ITEM_BYTES_MAX) item_bytes = ITEM_BYTES_MAX;
+    size_t item_rows = item_bytes / row_bytes / LINEAR_ROWS * LINEAR_ROWS;
     tile.rows_per_item = item_rows < LINEAR_ROWS ? LINEAR_ROWS : (int32_t)item_rows;
     tile.items_per_group = ceil_div_i32(tile.rows_per_group, tile.rows_per_item);
     for (int32_t first = 0; first < args->tokens; first += tile.tokens) {
