@@ -217,7 +217,11 @@ enum sl_status forward_layers(struct forward *forward, const struct forward_chun
     else
         status = run_blocks(forward, &prepared);
     moe_stream_end(forward, &prepared, status);
-    SL_TRY(status);
+    if (status != SL_OK) {
+        enum sl_status ended = forward_sync(forward); /* what it reads may change from here on */
+        (void)ended;
+        return status;
+    }
     lookahead_end(forward, chunk->tokens);
     return SL_OK;
 }
