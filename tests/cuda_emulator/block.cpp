@@ -46,7 +46,9 @@ struct {
     uint64_t generation;
     int result[2];
 } barrier;
-enum cuda_emulator_order order = CUDA_EMULATOR_FORWARD;
+enum cuda_emulator_order wanted_order = CUDA_EMULATOR_MIXED;
+enum cuda_emulator_order order = CUDA_EMULATOR_FORWARD; /* of the running grid */
+unsigned grids;
 uint64_t order_state = 1;
 
 thread_state &self()
@@ -147,7 +149,7 @@ void make_threads(dim3 block)
 
 void cuda_emulator_set_order(enum cuda_emulator_order wanted)
 {
-    order = wanted;
+    wanted_order = wanted;
 }
 
 void cuda_emulator_run_grid(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
@@ -155,6 +157,8 @@ void cuda_emulator_run_grid(const char *name, dim3 grid, dim3 block, size_t shar
 {
     kernel_name = name;
     kernel_body = &body;
+    order = wanted_order == CUDA_EMULATOR_MIXED ? (enum cuda_emulator_order)(grids++ % 3)
+                                                : wanted_order;
     make_threads(block);
     cuda_emulator_where.block_dim = block;
     cuda_emulator_where.grid_dim = grid;
