@@ -103,7 +103,9 @@ void choose_layer(struct expert_store *store)
 void choose_used(struct expert_store *store, const struct expert_view *view)
 {
     int32_t expert_idx = store_expert_idx(store, view->ref);
-    heat_use(&store->heat, expert_idx, store->token_clock);
+    /* A prompt reads nearly everything once, which says nothing of what decode will want. */
+    if (!store_is_streaming(store)) heat_use(&store->heat, expert_idx, store->token_clock);
+    if (store->stream.slots > 0) store->stream.wanted[expert_idx] = 0;
     prefetch_used(&store->prefetch, expert_idx);
 }
 
@@ -132,7 +134,8 @@ static int32_t streams_max(const struct expert_store *store)
 {
     if (!store_has_device(store) || !transfer_has_room(&store->transfer, DEVICE_UP)) return 0;
     int32_t room = DEVICE_COPIES_MAX - store->transfer.lanes[DEVICE_UP].count;
-    int32_t slots = store->device.pool.free_count;
+    int32_t slots = store_device_free(store);
+    if (store_is_prefill(store)) slots += max_i32(store_stream_free(store), 0);
     bool at_once = !store->exclusive || store->transfer.lanes[DEVICE_DOWN].state != TRANSFER_LIVE;
     if (at_once && !store_is_prefill(store)) slots += store->device.residency.candidate_count;
     return min_i32(room, slots);
@@ -242,9 +245,9 @@ int32_t choose_next_copy(struct expert_store *store)
     float evicted = 0;
     if (store->prefetch.queues[PREFETCH_UP].waiting_count == 0) return -1;
     if (!rates_usable(&store->rates, RATES_UP)) return -1;
-    if (store->device.pool.free_count <= store->device_reserve) {
+    if (store_device_free(store) <= store->device_reserve) {
         int32_t victim = residency_victim(&store->device.residency, store->layer);
-        if (victim < 0 && store->device.pool.free_count == 0) return -1;
+        if (victim < 0 && store_device_free(store) == 0) return -1;
         if (victim >= 0) evicted = residency_value(&store->device.residency, victim);
     }
     double arrival_ns = (store->transfer.lanes[DEVICE_UP].count + 1) *

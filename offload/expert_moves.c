@@ -66,6 +66,7 @@ bool moves_up(struct expert_store *store, int32_t expert_idx, enum transfer_caus
     store->device_slots[slot].source = -1;
     store->device.slot_of[expert_idx] = -1;
     slot_pool_put(&store->device.pool, slot);
+    stream_leave(store, slot);
     slots_unhold_host(store, host_slot);
     return false;
 }
@@ -78,6 +79,7 @@ static void arrive_up(struct expert_store *store, const struct transfer_copy *co
         store->abandoned_count--;
         entry->abandoned = false;
         slot_pool_put(pool, copy->device_slot);
+        stream_leave(store, copy->device_slot);
         return;
     }
     SL_ASSERT(store->device.slot_of[copy->expert_idx] == copy->device_slot);
@@ -89,7 +91,9 @@ static void arrive_up(struct expert_store *store, const struct transfer_copy *co
     if (copy->cause == TRANSFER_PROMOTION) store->stats.promotions++;
     if (copy->cause == TRANSFER_GUESS)
         choose_guess_done(store, PREFETCH_UP, copy->expert_idx, true);
-    if (entry->staged && pool->slots[copy->device_slot].pins == 0)
+    if (copy->cause == TRANSFER_STREAM) store->stats.streamed++;
+    bool awaited = entry->streamed && store->stream.wanted[copy->expert_idx];
+    if (entry->staged && !awaited && pool->slots[copy->device_slot].pins == 0)
         slots_drop_device(store, copy->device_slot);
 }
 
@@ -102,6 +106,7 @@ static void fail_up(struct expert_store *store, const struct transfer_copy *copy
     if (copy->abandoned) {
         store->abandoned_count--;
         entry->abandoned = false;
+        stream_leave(store, copy->device_slot);
         return;
     }
     if (copy->cause == TRANSFER_GUESS)
@@ -109,6 +114,7 @@ static void fail_up(struct expert_store *store, const struct transfer_copy *copy
     store->device.slot_of[copy->expert_idx] = -1;
     if (waited_for) return; /* the source is kept until the last waiter has gone over to it */
     entry->source = -1;
+    stream_leave(store, copy->device_slot);
     slots_unhold_host(store, copy->host_slot);
 }
 
@@ -288,8 +294,7 @@ static int32_t find_promotion(struct expert_store *store, float *value)
  * reserve for what passes through. */
 static void use_idle_time(struct expert_store *store)
 {
-    struct slot_pool *pool = &store->device.pool;
-    while (pool->free_count + store->leaving_count < store->device_reserve &&
+    while (store_device_free(store) + store->leaving_count < store->device_reserve &&
            transfer_has_room(&store->transfer, DEVICE_DOWN)) {
         int32_t victim = residency_victim(&store->device.residency, store->layer);
         if (victim < 0) break;
@@ -331,6 +336,9 @@ int32_t moves_turn(struct expert_store *store, bool with_promotions)
                 fail_up(store, &copy);
         }
     }
-    if (with_promotions && transfer_has_room(&store->transfer, DEVICE_UP)) use_idle_time(store);
+    stream_turn(store);
+    if (with_promotions && !store_is_streaming(store) &&
+        transfer_has_room(&store->transfer, DEVICE_UP))
+        use_idle_time(store);
     return ended;
 }

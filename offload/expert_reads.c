@@ -45,7 +45,7 @@ void reads_forget(struct expert_store *store, int32_t slot)
 
 /* ---- starting ---- */
 
-static void start_read(struct expert_store *store, int32_t expert_idx, int32_t slot)
+void reads_begin(struct expert_store *store, int32_t expert_idx, int32_t slot)
 {
     if (expert_fetcher_active(store->fetcher) == 0) store->read_ns = store_now_ns(store);
     expert_fetcher_start(store->fetcher, expert_idx, slot);
@@ -61,7 +61,7 @@ static void start_demands(struct expert_store *store)
         next = store->host_slots[slot].queue_next;
         if (!expert_fetcher_has_room(store->fetcher, expert_idx)) continue;
         queue_remove(store, slot);
-        start_read(store, expert_idx, slot);
+        reads_begin(store, expert_idx, slot);
     }
 }
 
@@ -71,14 +71,15 @@ static void start_guesses(struct expert_store *store)
         int32_t slot = slots_take_host(store, expert_idx, INFINITY);
         SL_ASSERT(slot >= 0); /* or it would not have been chosen */
         store->host_slots[slot].guessed = true;
-        start_read(store, expert_idx, slot);
+        reads_begin(store, expert_idx, slot);
     }
 }
 
 void reads_start(struct expert_store *store, bool with_guesses)
 {
     start_demands(store);
-    if (with_guesses && store->queue_first < 0) start_guesses(store);
+    if (store->queue_first < 0) stream_read(store);
+    if (with_guesses && store->queue_first < 0 && !store_is_streaming(store)) start_guesses(store);
     expert_fetcher_submit(store->fetcher);
 }
 
@@ -93,6 +94,9 @@ static void settle(struct expert_store *store, struct expert_fetch *fetch)
     enum sl_status status = expert_fetcher_finish(store->fetcher, fetch);
     if (entry->guessed) choose_guess_done(store, PREFETCH_DISK, expert_idx, status == SL_OK);
     entry->guessed = false;
+    bool streamed = entry->streamed;
+    store->stream.reads -= streamed;
+    entry->streamed = false;
     if (status != SL_OK) {
         entry->status = status;
         store->host.slot_of[expert_idx] = -1; /* the next acquire tries again */
@@ -103,7 +107,11 @@ static void settle(struct expert_store *store, struct expert_fetch *fetch)
     slots_refresh_host(store, slot);
     if (entry->wants_up) /* where it is refused, the CPU takes the view from here */
         (void)moves_up(store, expert_idx, TRANSFER_DEMAND, INFINITY);
-    else if (entry->staged && store->host.pool.slots[slot].pins == 0)
+    else if (streamed)
+        stream_arrived(store, expert_idx);
+    /* A copy that could not be started has given the slot up by itself. */
+    const struct slot *pooled = &store->host.pool.slots[slot];
+    if (entry->staged && pooled->state == SLOT_READY && pooled->pins == 0)
         slots_drop_host(store, slot);
 }
 

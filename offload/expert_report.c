@@ -86,6 +86,8 @@ void expert_store_stats_get(const struct expert_store *store, struct expert_stor
     out->device_slots = device->count;
     out->device_ready = device->ready_count;
     out->device_pinned = device->pinned_count;
+    out->stream_slots = store->stream.slots;
+    out->stream_used = store->stream.used;
     out->device_bytes = store->device_bytes;
     out->sharing = !store_has_device(store) ? EXPERT_SHARING_AUTO
                    : store->exclusive       ? EXPERT_EXCLUSIVE
@@ -134,7 +136,10 @@ static void check_device_slot(const struct expert_store *store, int32_t idx, int
 {
     const struct slot *slot = &store->device.pool.slots[idx];
     const struct device_slot *entry = &store->device_slots[idx];
-    bool candidate = slot->state == SLOT_READY && slot->pins == 0 && !entry->leaving;
+    bool candidate =
+        slot->state == SLOT_READY && slot->pins == 0 && !entry->leaving && !entry->streamed;
+    SL_ASSERT(!entry->streamed || (entry->staged && !entry->leaving));
+    SL_ASSERT(!entry->streamed || slot->owner >= 0);
     SL_ASSERT(entry->candidate == candidate);
     SL_ASSERT(slot->owner < 0 || slot->state != SLOT_READY ||
               residency_contains(&store->device.residency, slot->owner) == candidate);
@@ -162,19 +167,23 @@ static void check_device_slot(const struct expert_store *store, int32_t idx, int
 
 static void check_device_tier(const struct expert_store *store)
 {
-    int32_t owned = 0, found = 0, copying = 0, leaving = 0, held = 0, sources = 0;
+    int32_t owned = 0, found = 0, copying = 0, leaving = 0, held = 0, sources = 0, streamed = 0;
     slot_pool_check(&store->device.pool);
     residency_check(&store->device.residency);
     transfer_check(&store->transfer);
     for (int32_t i = 0; i < store->device.pool.count; i++) {
         check_device_slot(store, i, &owned, &copying, &leaving);
         sources += store->device_slots[i].source >= 0;
+        streamed += store->device_slots[i].streamed;
     }
     for (int32_t i = 0; i < store->expert_count; i++)
         found += store->device.slot_of[i] >= 0;
     for (int32_t i = 0; i < store->host.pool.count; i++)
         held += store->host_slots[i].held;
     SL_ASSERT(found == owned && held == sources);
+    /* What stays never takes the room of what passes through, nor the other way round. */
+    SL_ASSERT(streamed == store->stream.used && streamed <= store->stream.slots);
+    SL_ASSERT(store_device_free(store) >= 0);
     SL_ASSERT(copying == store->transfer.lanes[DEVICE_UP].count);
     SL_ASSERT(leaving == store->leaving_count);
     SL_ASSERT(leaving == store->transfer.lanes[DEVICE_DOWN].count && leaving <= store->down_max);
@@ -209,18 +218,19 @@ static void check_lists(const struct expert_store *store)
 
 void expert_store_check(const struct expert_store *store)
 {
-    int32_t owned = 0, found = 0, reading = 0;
+    int32_t owned = 0, found = 0, reading = 0, streamed = 0;
     slot_pool_check(&store->host.pool);
     residency_check(&store->host.residency);
     expert_fetcher_check(store->fetcher);
     prefetch_check(&store->prefetch);
     check_lists(store);
     for (int32_t i = 0; i < store->host.pool.count; i++)
-        check_host_slot(store, i, &owned, &reading);
+        check_host_slot(store, i, &owned, &reading), streamed += store->host_slots[i].streamed;
     for (int32_t i = 0; i < store->expert_count; i++)
         found += store->host.slot_of[i] >= 0; /* each slot names its owner: none is found twice */
     SL_ASSERT(found == owned);
     SL_ASSERT(reading == expert_fetcher_active(store->fetcher));
+    SL_ASSERT(streamed == store->stream.reads);
     SL_ASSERT(store->ram_bytes <= store->options.ram_bytes);
     if (store_has_device(store)) check_device_tier(store);
 }

@@ -158,6 +158,7 @@ static enum sl_status make_device_tier(struct expert_store *store, struct sl_err
         store->down_max = min_i32(DOWN_MAX, spare);
         store->device_reserve = min_i32(DEVICE_RESERVE_MAX, slots / 8);
     }
+    SL_TRY(stream_init(store, error));
     store->device_bytes = (uint64_t)slots * store->options.source->slot_bytes;
     SL_ASSERT(store->device_bytes <= store->options.device_bytes);
     return check_link(store, error);
@@ -235,9 +236,11 @@ static void destroy_device_tier(struct expert_store *store)
 void expert_store_destroy(struct expert_store *store)
 {
     if (!store) return;
+    store->stream.count = 0;                /* nothing new is begun */
     expert_fetcher_destroy(store->fetcher); /* first: reads in flight write into slots */
     destroy_device_tier(store);
     choose_deinit(store);
+    stream_deinit(store);
     slot_pool_deinit(&store->host.pool);
     arena_close(&store->arena);
     free(store->host_slots);

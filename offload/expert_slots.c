@@ -78,7 +78,8 @@ void slots_refresh_device(struct expert_store *store, int32_t slot)
 {
     const struct slot *pooled = device_pooled(store, slot);
     struct device_slot *entry = &store->device_slots[slot];
-    bool candidate = pooled->state == SLOT_READY && pooled->pins == 0 && !entry->leaving;
+    bool candidate =
+        pooled->state == SLOT_READY && pooled->pins == 0 && !entry->leaving && !entry->streamed;
     if (candidate == entry->candidate) return;
     entry->candidate = candidate;
     if (candidate)
@@ -139,6 +140,7 @@ void slots_unpin_device(struct expert_store *store, int32_t slot)
     if (failed) { /* the last waiter has learnt of it, and gone on from RAM */
         slots_unhold_host(store, entry->source);
         entry->source = -1;
+        stream_leave(store, slot);
         return;
     }
     slots_refresh_device(store, slot);
@@ -166,7 +168,8 @@ void slots_drop_device(struct expert_store *store, int32_t slot)
     entry->candidate = entry->staged = false;
     store->device.slot_of[owner] = -1;
     slot_pool_put(&store->device.pool, slot);
-    store->stats.device_evictions++;
+    store->stats.device_evictions += !entry->streamed;
+    stream_leave(store, slot);
     int32_t host_slot = store->host.slot_of[owner];
     if (host_slot >= 0) slots_refresh_host(store, host_slot);
 }
@@ -224,17 +227,20 @@ int32_t slots_take_device(struct expert_store *store, int32_t expert_idx, float 
                           enum transfer_cause cause)
 {
     struct slot_pool *pool = &store->device.pool;
-    bool staged = store_is_prefill(store) && cause == TRANSFER_DEMAND;
+    bool staged = cause == TRANSFER_STREAM || (store_is_prefill(store) && cause == TRANSFER_DEMAND);
     SL_ASSERT(store->device.slot_of[expert_idx] < 0);
     /* What is in no hurry leaves the reserve alone, and prefill takes nobody's place. */
     int32_t kept = cause == TRANSFER_PROMOTION ? store->device_reserve : 0;
-    if (pool->free_count <= kept) {
+    bool full = store_device_free(store) <= max_i32(store->device_reserve, 1);
+    bool streamed = staged && store->stream.slots > 0 && full;
+    if (streamed && store_stream_free(store) <= 0) return -1;
+    if (!streamed && store_device_free(store) <= kept) {
         int32_t victim = staged ? -1 : residency_victim(&store->device.residency, store->layer);
         if (victim < 0) return -1;
         if (limit < INFINITY && residency_value(&store->device.residency, victim) >= limit)
             return -1;
         moves_evict(store, store->device.slot_of[victim]);
-        if (pool->free_count <= kept) return -1; /* it is on its way down */
+        if (store_device_free(store) <= kept) return -1; /* it is on its way down */
     }
     int32_t slot = slot_pool_take(pool, expert_idx);
     SL_ASSERT(slot >= 0);
@@ -242,8 +248,10 @@ int32_t slots_take_device(struct expert_store *store, int32_t expert_idx, float 
     SL_ASSERT(!entry->candidate && !entry->leaving);
     uint64_t fence = entry->fence;
     /* The first prompt finds an empty device, and what it brings may stay. */
-    staged = staged && pool->free_count < max_i32(store->device_reserve, 1);
-    *entry = (struct device_slot){.source = -1, .fence = fence, .staged = staged};
+    staged = streamed || (staged && store_device_free(store) < max_i32(store->device_reserve, 1));
+    *entry =
+        (struct device_slot){.source = -1, .fence = fence, .staged = staged, .streamed = streamed};
+    store->stream.used += streamed;
     store->device.slot_of[expert_idx] = slot;
     return slot;
 }

@@ -164,6 +164,16 @@ static bool anything_moves(const struct expert_store *store)
     return false;
 }
 
+bool expert_store_step(struct expert_store *store)
+{
+    turn(store, false, true);
+    if (!anything_moves(store)) return false;
+    uint64_t start_ns = store_now_ns(store);
+    turn(store, true, true);
+    store->stats.stall_ns += store_now_ns(store) - start_ns;
+    return true;
+}
+
 /* Makes room for `missing` more experts. Reads and copies that nobody waits for hold slots; rather
  * than refuse the caller for their sake, waits for them. */
 static bool make_room(struct expert_store *store, int32_t missing)
@@ -187,6 +197,15 @@ static bool make_room(struct expert_store *store, int32_t missing)
     return true;
 }
 
+/* What prefill brought and decode uses stays, where there is room for what stays. */
+static void keep_on_device(struct expert_store *store, int32_t slot)
+{
+    struct device_slot *entry = &store->device_slots[slot];
+    if (store_is_prefill(store) || (entry->streamed && store_device_free(store) == 0)) return;
+    entry->staged = false;
+    stream_leave(store, slot);
+}
+
 /* Pins the expert where it is or will soon be; false when it must be read first. */
 static bool pin_where_it_is(struct expert_store *store, struct expert_view *view)
 {
@@ -196,7 +215,7 @@ static bool pin_where_it_is(struct expert_store *store, struct expert_view *view
     bool stuck = device_slot >= 0 && store->transfer.lanes[DEVICE_UP].state == TRANSFER_STUCK &&
                  store->device.pool.slots[device_slot].state == SLOT_READING;
     if (device_slot >= 0 && !stuck) {
-        if (!store_is_prefill(store)) store->device_slots[device_slot].staged = false;
+        keep_on_device(store, device_slot);
         slots_pin_device(store, device_slot);
         view->tier = EXPERT_TIER_DEVICE;
         view->lane = EXPERT_LANE_DEVICE;
@@ -307,6 +326,13 @@ void expert_store_release(struct expert_store *store, struct expert_view *views,
     }
 }
 
+void expert_store_pass(struct expert_store *store, int32_t tokens)
+{
+    SL_ASSERT(tokens >= 1);
+    store->pass_tokens = tokens;
+    if (!store_is_prefill(store)) expert_store_stream(store, NULL, 0);
+}
+
 void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t layer,
                         int32_t tokens)
 {
@@ -314,7 +340,7 @@ void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t
     SL_ASSERT(token_clock >= store->token_clock && tokens >= 1);
     store->token_clock = token_clock;
     store->layer = layer;
-    store->pass_tokens = tokens;
+    expert_store_pass(store, tokens);
     choose_layer(store);
 }
 

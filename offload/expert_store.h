@@ -27,6 +27,7 @@
 /* Passes of more tokens than this are prefill: what they bring does not displace what decode uses.
  */
 #define EXPERT_DECODE_TOKENS_MAX 16
+#define EXPERT_STREAM_MAX        (2 * DISPATCH_EXPERTS_MAX) /* experts: two layers */
 
 struct expert_ref {
     int32_t layer, expert;
@@ -84,6 +85,8 @@ struct expert_store_options {
     const struct io_ops *io_override; /* tests: a simulated door; else NULL */
     struct device *device;            /* borrowed; NULL: no device tier */
     uint64_t device_bytes;            /* hard bound on device slots */
+    int32_t stream_slots; /* of them, set aside for prefill to pass experts through: decode never
+                             has them. At least one slot is left to decode */
     enum expert_sharing sharing;
     enum residency_policy policy;
     const bool *pinned_layers; /* [layers]: whose experts give way last; NULL: none. Not kept */
@@ -130,10 +133,12 @@ struct expert_store_stats {
     uint64_t bytes_up, bytes_down;        /* over the link */
     uint64_t copies_up, copies_down;      /* done */
     uint64_t promotions;                  /* copies up in idle time, unasked */
+    uint64_t streamed;                    /* copies up ahead of a prefill's layer */
     uint64_t device_evictions, demotions; /* victims that left the device; of these, into RAM */
     uint64_t redirects;                   /* views whose copy was given up */
     int32_t device_slots, device_ready, device_pinned;
-    uint64_t device_bytes; /* taken in all */
+    int32_t stream_slots, stream_used; /* of the device slots, set aside for prefill; in use now */
+    uint64_t device_bytes;             /* taken in all */
     enum expert_sharing sharing;
 };
 
@@ -162,6 +167,10 @@ void expert_store_destroy(struct expert_store *store); /* NULL is fine; no pins 
  * Called before the acquires of each layer; guesses whose layer has passed die here. */
 void expert_store_layer(struct expert_store *store, int64_t token_clock, int32_t layer,
                         int32_t tokens);
+
+/* A pass of so many tokens begins: what it guesses is treated accordingly. expert_store_layer says
+ * the same, later. */
+void expert_store_pass(struct expert_store *store, int32_t tokens);
 
 /* How many views may be held at once in this pass: all host slots in decode, fewer in prefill. */
 int32_t expert_store_views_max(const struct expert_store *store);
@@ -192,6 +201,25 @@ void expert_store_guess(struct expert_store *store, const struct expert_guess *g
 
 /* One turn of completions, new reads and copies; never blocks. */
 void expert_store_poll(struct expert_store *store);
+
+/* ---- prefill: whole layers through the device (expert_stream.c) ---- */
+
+/* Whether this pass can stream: it is prefill, slots are set aside, and the link works. */
+bool expert_store_streams(const struct expert_store *store);
+/* What is to come through the slots set aside, in this order, in place of what was: first the
+ * experts of the layer under way, then any of later ones; distinct, at most EXPERT_STREAM_MAX.
+ * Copies start as slots become free, from RAM or by way of it from disk; what is on the device
+ * stays where it is. What came, is in nobody's view and is no longer named gives up its slot at
+ * once; an expert that was used gives it up when its last view is released. Neither residency of
+ * decode nor heat changes. `count` 0: nothing more, as after the last layer or when a pass is given
+ * up; a pass of decode says that by itself. */
+void expert_store_stream(struct expert_store *store, const struct expert_ref *refs, int32_t count);
+/* Whether it is on the device in a slot that is not set aside. */
+bool expert_store_stays(const struct expert_store *store, struct expert_ref ref);
+/* Whether it is on the device, or on its way there: an acquire would find it. */
+bool expert_store_is_coming(const struct expert_store *store, struct expert_ref ref);
+/* Waits for the next read or copy to end; false when none is under way on a lane that moves. */
+bool expert_store_step(struct expert_store *store);
 
 bool expert_store_is_resident(const struct expert_store *store, struct expert_ref ref);
 /* The best tier that holds the expert whole. */

@@ -7,6 +7,7 @@
  *   expert_reads.c   disk to host: the queue of demanded reads, arrivals
  *   expert_moves.c   host to device and back: copies, demotions, promotions, lanes that fail
  *   expert_choose.c  who computes what, and what to fetch ahead: dispatch, prefetch and rates asked
+ *   expert_stream.c  prefill: experts of the layers to come, through device slots set aside
  *   expert_report.c  what the user and the tests want to know
  *
  * A host slot that holds whole, unpinned bytes is a CANDIDATE for eviction or, when tiers are
@@ -41,6 +42,7 @@ struct host_slot {
     bool by_copy;  /* READING from the device, not from disk */
     bool guessed;  /* READING because it was guessed */
     bool staged;   /* brought by prefill into room set aside: given back after use */
+    bool streamed; /* READING because a prefill streams it */
     bool pinned;   /* known to the device, for fast copies */
     enum host_class class;
     int32_t shadow_next, shadow_prev;
@@ -52,6 +54,7 @@ struct device_slot {
     bool candidate;
     bool leaving;   /* READY, and travelling down to RAM */
     bool staged;    /* as in host_slot */
+    bool streamed;  /* takes a place of those set aside: staged, and nobody's victim */
     bool abandoned; /* READING, but nobody will get it: the owner's lookup does not lead here */
     uint64_t fence; /* of the last computation on it */
 };
@@ -61,6 +64,19 @@ struct store_burst {
     uint64_t start_ns;
     int32_t count; /* ended so far */
     int32_t depth; /* most at once */
+};
+
+/* What a prefill wants brought up, in order. */
+struct store_stream {
+    int32_t slots;   /* device slots set aside; 0: nothing streams */
+    int32_t used;    /* device slots that are `streamed` */
+    int32_t reads;   /* host slots that are `streamed`: each has a device slot promised */
+    int32_t *order;  /* [EXPERT_STREAM_MAX or all experts] */
+    uint8_t *wanted; /* [expert_count] named by the order, and not used yet */
+    int32_t count;   /* of order */
+    int32_t now;     /* of these, of the layer under way: they come first */
+    int32_t next_up; /* looked at for copying; what was not in RAM comes by its read */
+    int32_t next_read;
 };
 
 struct store_tier {
@@ -82,6 +98,7 @@ struct expert_store {
     struct heat heat; /* of all tiers */
     struct prefetch prefetch;
     struct rates rates;
+    struct store_stream stream;
     struct dispatch_expert *plan_experts;     /* [plan_max], of the layer being acquired */
     struct dispatch_decision *plan_decisions; /* [plan_max] */
     int32_t *plan_order;                      /* [plan_max] */
@@ -137,6 +154,24 @@ static inline bool store_is_prefill(const struct expert_store *store)
     return store->pass_tokens > EXPERT_DECODE_TOKENS_MAX;
 }
 
+/* A prefill that has room of its own leaves alone what decode has. */
+static inline bool store_is_streaming(const struct expert_store *store)
+{
+    return store_is_prefill(store) && store->stream.slots > 0;
+}
+
+/* Free device slots that are not set aside. */
+static inline int32_t store_device_free(const struct expert_store *store)
+{
+    return store->device.pool.free_count - (store->stream.slots - store->stream.used);
+}
+
+/* Slots set aside that neither hold an expert nor wait for one that is being read. */
+static inline int32_t store_stream_free(const struct expert_store *store)
+{
+    return store->stream.slots - store->stream.used - store->stream.reads;
+}
+
 /* Whether the tier holds the expert whole. */
 static inline bool store_tier_holds(const struct store_tier *tier, int32_t expert_idx)
 {
@@ -177,6 +212,8 @@ void slots_drop_device(struct expert_store *store, int32_t slot);
 
 void reads_demand(struct expert_store *store, int32_t host_slot);
 void reads_forget(struct expert_store *store, int32_t host_slot); /* queued, and not wanted */
+/* Starts a read into a slot that was taken for it; the fetcher has room. */
+void reads_begin(struct expert_store *store, int32_t expert_idx, int32_t host_slot);
 /* Starts what may start, demand first, then guesses when `with_guesses`. */
 void reads_start(struct expert_store *store, bool with_guesses);
 /* Takes in arrivals, after waiting for the first if `wait`. Returns how many. */
@@ -198,6 +235,18 @@ bool moves_abandon_one(struct expert_store *store);
 int32_t moves_in_flight(const struct expert_store *store);
 /* Remembers a host slot's expert as used just now: it may deserve a device slot. */
 void moves_note_use(struct expert_store *store, int32_t expert_idx);
+
+/* ---- expert_stream.c ---- */
+
+SL_MUST_USE enum sl_status stream_init(struct expert_store *store, struct sl_error *error);
+void stream_deinit(struct expert_store *store);
+/* Starts reads, and copies, that the stream has room for. */
+void stream_read(struct expert_store *store);
+void stream_turn(struct expert_store *store);
+/* What the stream had read is in RAM. */
+void stream_arrived(struct expert_store *store, int32_t expert_idx);
+/* Gives a device slot's place among those set aside back, if it has one. */
+void stream_leave(struct expert_store *store, int32_t device_slot);
 
 /* ---- expert_report.c ---- */
 

@@ -12,8 +12,12 @@ static void push_free(struct slot_pool *pool, int32_t index)
     struct slot *slot = slot_at(pool, index);
     SL_ASSERT(slot->state == SLOT_EMPTY && slot->pins == 0);
     slot->owner = -1;
-    slot->next_free = pool->first_free;
-    pool->first_free = index;
+    slot->next_free = -1;
+    if (pool->last_free >= 0)
+        pool->slots[pool->last_free].next_free = index;
+    else
+        pool->first_free = index;
+    pool->last_free = index;
     pool->free_count++;
 }
 
@@ -22,15 +26,18 @@ enum sl_status slot_pool_init(struct slot_pool *pool, uint8_t *memory, int32_t c
 {
     SL_ASSERT(count > 0 && memory);
     SL_ASSERT(slot_bytes > 0 && slot_bytes % SL_PAGE_BYTES == 0);
-    *pool = (struct slot_pool){
-        .memory = memory, .slot_bytes = slot_bytes, .count = count, .first_free = -1};
+    *pool = (struct slot_pool){.memory = memory,
+                               .slot_bytes = slot_bytes,
+                               .count = count,
+                               .first_free = -1,
+                               .last_free = -1};
     pool->slots = calloc((size_t)count, sizeof *pool->slots);
     if (!pool->slots) {
         *pool = (struct slot_pool){0};
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to keep track of %d slots",
                             (int)count);
     }
-    for (int32_t i = count - 1; i >= 0; i--)
+    for (int32_t i = 0; i < count; i++)
         push_free(pool, i);
     return SL_OK;
 }
@@ -49,6 +56,7 @@ int32_t slot_pool_take(struct slot_pool *pool, int32_t owner)
     struct slot *slot = slot_at(pool, index);
     SL_ASSERT(slot->state == SLOT_EMPTY && slot->pins == 0);
     pool->first_free = slot->next_free;
+    if (pool->first_free < 0) pool->last_free = -1;
     pool->free_count--;
     slot->next_free = -1;
     slot->owner = owner;
@@ -121,10 +129,13 @@ void slot_pool_check(const struct slot_pool *pool)
         else if (slot->state == SLOT_EMPTY)
             SL_ASSERT(slot->pins > 0); /* a failed read whose waiters do not know yet */
     }
+    int32_t last = -1;
     for (int32_t i = pool->first_free; i >= 0; i = pool->slots[i].next_free) {
+        last = i;
         SL_ASSERT(i < pool->count && pool->slots[i].owner < 0);
         SL_ASSERT(++listed <= pool->count); /* no cycle */
     }
+    SL_ASSERT(last == pool->last_free);
     SL_ASSERT(ready == pool->ready_count && pinned == pool->pinned_count);
     SL_ASSERT(listed == pool->free_count && listed == unowned);
 }

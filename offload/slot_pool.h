@@ -27,8 +27,8 @@ struct slot_pool {
     uint8_t *memory; /* [count, slot_bytes], borrowed */
     size_t slot_bytes;
     int32_t count;
-    struct slot *slots; /* [count] */
-    int32_t first_free; /* or -1 */
+    struct slot *slots;            /* [count] */
+    int32_t first_free, last_free; /* or -1; taken from the front, put back at the end */
     int32_t free_count, ready_count, pinned_count;
 };
 
@@ -38,7 +38,8 @@ SL_MUST_USE enum sl_status slot_pool_init(struct slot_pool *pool, uint8_t *memor
                                           size_t slot_bytes, struct sl_error *error);
 void slot_pool_deinit(struct slot_pool *pool);
 
-/* A free slot, now READING for `owner` (>= 0) without pins; -1 when none is free. */
+/* The slot that is free for longest, now READING for `owner` (>= 0) without pins; -1 when none is
+ * free. */
 int32_t slot_pool_take(struct slot_pool *pool, int32_t owner);
 /* READING -> STAGED -> READY, one step. */
 void slot_pool_advance(struct slot_pool *pool, int32_t slot, enum slot_state to);

@@ -14,7 +14,13 @@
 #define TRANSFER_PATIENCE_NS 2000000000u
 
 /* Why an expert travels. */
-enum transfer_cause { TRANSFER_DEMAND, TRANSFER_GUESS, TRANSFER_PROMOTION, TRANSFER_DEMOTION };
+enum transfer_cause {
+    TRANSFER_DEMAND,
+    TRANSFER_GUESS,
+    TRANSFER_PROMOTION,
+    TRANSFER_DEMOTION,
+    TRANSFER_STREAM, /* ahead of a prefill's layer, through slots set aside */
+};
 
 struct transfer_copy {
     uint64_t ticket;

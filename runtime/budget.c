@@ -4,6 +4,7 @@
 #include "offload/cgroup.h"
 #include "offload/expert_fetch.h"
 #include "offload/expert_plan.h"
+#include "offload/layer_stream.h"
 #include "runtime/kv_cache.h"
 #include "runtime/lookahead.h"
 #include "runtime/model_upload.h"
@@ -140,6 +141,8 @@ static void choose_device(const struct budget_request *request, struct budget *o
     /* A GPU that holds no expert still does the rest; the CPU computes them all. */
     if (out->with_gpu && slots == 0) out->device_bytes = 0;
     out->device_slots = slots < (uint64_t)out->experts_total ? (int32_t)slots : out->experts_total;
+    out->stream_slots =
+        layer_stream_slots(out->device_slots, request->source->layers, request->source->experts);
     out->exclusive =
         out->device_slots > 0 && expert_sharing_is_exclusive((enum expert_sharing)request->tiers,
                                                              out->slots, out->experts_total);

@@ -35,6 +35,7 @@ struct budget {
     int32_t slots_min;                    /* fewer cannot run one token */
     int32_t slots;                        /* that expert_ram_bytes holds beside the staging */
     uint64_t device_bytes;                /* bound for device slots; 0 without a device */
+    int32_t stream_slots;                 /* of them, for prompts to pass experts through */
     int32_t device_slots;                 /* that device_bytes holds */
     bool exclusive;                       /* what is on the device need not be in RAM */
     bool device_is_ram;

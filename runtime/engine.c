@@ -158,6 +158,8 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
         .source = &engine->source,
         .device = engine->device,
         .device_bytes = engine->budget.device_bytes,
+        .stream_slots = overrides->stream_slots ? max_i32(overrides->stream_slots, 0)
+                                                : engine->budget.stream_slots,
         .sharing = (enum expert_sharing)options->tiers,
         .rule = overrides->rule,
         .policy = policy,
@@ -259,6 +261,7 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
                                        .stream = gpu ? gpu->stream : engine->stream,
                                        .gpu = gpu,
                                        .handshake = engine->handshake,
+                                       .stream_seen = {.coming = -1},
                                        .host_ops = ops,
                                        .host_stream = engine->stream,
                                        .store = engine->store,

@@ -54,6 +54,7 @@ struct engine_overrides {
     struct clock clock;
     int32_t prefetch_max; /* 0: the usual; below 0: none */
     uint64_t patience_ns; /* 0: the usual */
+    int32_t stream_slots; /* 0: the plan's; below 0: none */
 };
 
 /* sl_engine_open with some things replaced; NULL: none. */

@@ -6,6 +6,7 @@
 #include "runtime/lookahead.h"
 #include "runtime/moe.h"
 #include "runtime/moe_handshake.h"
+#include "runtime/moe_stream.h"
 
 #include <string.h>
 
@@ -206,13 +207,21 @@ static enum sl_status run_blocks(struct forward *forward, const struct forward_c
 enum sl_status forward_layers(struct forward *forward, const struct forward_chunk *chunk)
 {
     struct forward_chunk prepared = prepare(forward, chunk);
+    enum sl_status status;
+    expert_store_pass(forward->store, chunk->tokens);
     lookahead_begin(forward);
     lookahead_tokens(forward, chunk->ids, chunk->tokens, forward->token_clock, 1);
     forward_stage(forward, &prepared);
     if (gpu_pass_fits(forward, &prepared))
-        SL_TRY(gpu_pass_layers(forward, &prepared));
+        status = gpu_pass_layers(forward, &prepared);
     else
-        SL_TRY(run_blocks(forward, &prepared));
+        status = run_blocks(forward, &prepared);
+    moe_stream_end(forward, &prepared, status);
+    if (status != SL_OK) {
+        enum sl_status ended = forward_sync(forward); /* what it reads may change from here on */
+        (void)ended;
+        return status;
+    }
     lookahead_end(forward, chunk->tokens);
     return SL_OK;
 }

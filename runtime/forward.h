@@ -23,6 +23,13 @@ struct forward_tally {
     uint64_t wait_ns;       /* waiting for them */
 };
 
+/* What a prefill's layer tells of the next, for moe_stream.c. */
+struct moe_stream_seen {
+    double share;   /* of its experts off the device, those chosen */
+    double wait_ns; /* for its router */
+    int32_t coming; /* the layer that is coming whole; -1: none */
+};
+
 struct forward {
     const struct model *model;   /* in RAM */
     const struct model *weights; /* what ops read: the model, or its copy in a GPU's memory */
@@ -36,7 +43,8 @@ struct forward {
     bool round; /* exact numerics */
 
     struct moe_handshake *handshake; /* with a GPU */
-    struct sl_error fault;           /* of the GPU, the sentence; SL_OK: none */
+    struct moe_stream_seen stream_seen;
+    struct sl_error fault; /* of the GPU, the sentence; SL_OK: none */
 
     struct lookahead *lookahead; /* NULL: nothing is guessed or recorded ahead */
     struct trace_writer *trace;  /* NULL: no recording */

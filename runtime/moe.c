@@ -4,6 +4,7 @@
 
 #include "runtime/lookahead.h"
 #include "runtime/moe_parts.h"
+#include "runtime/moe_stream.h"
 
 #include <string.h>
 
@@ -11,6 +12,7 @@
 
 /* Experts of a layer on their way through a chunk. */
 struct visit {
+    const struct forward_chunk *chunk;
     int32_t idx;              /* the layer */
     const float *streams, *x; /* as given to moe_forward */
     float *out;
@@ -22,6 +24,7 @@ struct visit {
     int32_t active;                            /* of views */
     int32_t missed;                            /* views that were not ready when acquired */
     int32_t sent;                              /* tasks that a GPU was given */
+    bool whole;                                /* the layer has been coming whole */
     uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
 
@@ -46,7 +49,13 @@ static void list_experts(const struct forward *forward, int32_t idx, struct visi
 static enum sl_status acquire_more(struct forward *forward, struct visit *visit)
 {
     int32_t room = expert_store_views_max(forward->store) - visit->active;
-    int32_t count = min_i32(visit->count - visit->next, room);
+    int32_t count = visit->count - visit->next;
+    if (visit->whole)
+        count =
+            moe_stream_pick(forward, visit->refs + visit->next, visit->tokens + visit->next, count);
+    else if (expert_store_streams(forward->store))
+        count = min_i32(count, MOE_STREAM_BATCH - visit->active);
+    count = min_i32(count, room);
     if (count <= 0) return SL_OK;
     SL_TRY(expert_store_acquire(forward->store, visit->refs + visit->next,
                                 visit->tokens + visit->next, count, visit->views + visit->active));
@@ -54,6 +63,8 @@ static enum sl_status acquire_more(struct forward *forward, struct visit *visit)
         visit->missed += visit->views[visit->active + i].state == EXPERT_VIEW_PENDING;
     visit->next += count;
     visit->active += count;
+    if (visit->next == visit->count && !visit->whole)
+        moe_stream_next(forward, visit->chunk, visit->idx);
     return SL_OK;
 }
 
@@ -184,7 +195,10 @@ static enum sl_status run_visit(struct forward *forward, const struct forward_ch
     SL_TRY(run_ready(forward, visit));
     while (visit->active > 0 || visit->next < visit->count) {
         SL_TRY(acquire_more(forward, visit));
-        wait_for_some(forward, visit);
+        if (visit->active == 0) /* nothing has come yet; or never will, and is asked for */
+            visit->whole = expert_store_step(forward->store);
+        else
+            wait_for_some(forward, visit);
         SL_TRY(run_ready(forward, visit));
     }
     return SL_OK;
@@ -201,12 +215,14 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
 
     visit.count = visit.next = visit.active = visit.missed = visit.sent = 0;
     visit.wait_ns = 0;
+    visit.chunk = chunk;
     visit.idx = idx;
     visit.streams = streams;
     visit.x = x;
     visit.out = out;
     moe_launch_router(forward, chunk, idx, x);
     moe_launch_fetch(forward, chunk->tokens, x);
+    moe_stream_await(forward);
     if (forward->gpu) SL_TRY(forward_sync(forward));
     moe_tell_route(forward, chunk, idx);
     moe_sort_by_expert(config, chunk->tokens, ws);
@@ -214,6 +230,7 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     list_experts(forward, idx, &visit);
     visit.start_ns = clock_now_ns(&forward->clock);
     expert_store_layer(forward->store, forward->token_clock, idx, chunk->tokens);
+    visit.whole = moe_stream_begin(forward, chunk, idx, visit.refs, visit.count);
     status = run_visit(forward, chunk, &visit);
     if (status != SL_OK) {
         expert_store_release(forward->store, visit.views, visit.active);

@@ -6,10 +6,14 @@
 
 #include <sched.h>
 #include <string.h>
+#include <time.h>
 
-/* While a flag is awaited: looks between turns of the store, and before the core is given up. */
-#define LOOKS_A_TURN 64
-#define LOOKS_BUSY   4096
+/* While a flag is awaited: looks between turns of the store; looks before the core is given up, and
+ * before this thread sleeps between looks. A GPU's layer takes some hundred microseconds. */
+#define LOOKS_A_TURN  64
+#define LOOKS_BUSY    4096
+#define LOOKS_PATIENT 65536
+#define SLEEP_NS      50000
 
 enum meeting { MEETING_CHOSEN, MEETING_HITS, MEETING_LATE, MEETINGS };
 
@@ -69,6 +73,7 @@ void moe_handshake_begin(struct forward *forward)
 static enum sl_status await_choice(struct forward *forward, int32_t idx)
 {
     const uint32_t *flag = flag_of(forward, MEETING_CHOSEN, idx);
+    const struct timespec sleep = {.tv_nsec = SLEEP_NS};
     for (uint32_t looks = 1; !__atomic_load_n(flag, __ATOMIC_ACQUIRE); looks++) {
         if (looks % LOOKS_A_TURN == 0) {
             expert_store_poll(forward->store);
@@ -77,7 +82,10 @@ static enum sl_status await_choice(struct forward *forward, int32_t idx)
                 !__atomic_load_n(flag, __ATOMIC_ACQUIRE))
                 return SL_ERR_IO;
         }
-        if (looks > LOOKS_BUSY) sched_yield();
+        if (looks > LOOKS_PATIENT)
+            (void)nanosleep(&sleep, NULL);
+        else if (looks > LOOKS_BUSY)
+            sched_yield();
     }
     return SL_OK;
 }

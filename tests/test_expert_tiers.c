@@ -51,7 +51,7 @@ struct setting {
     enum expert_sharing sharing;
     enum residency_policy policy;
     enum dispatch_rule rule;
-    int32_t prefetch_max;
+    int32_t prefetch_max, stream_slots;
     bool rough_disk, rough_link, hangs, dies, unpinned;
 };
 
@@ -180,6 +180,15 @@ static void step_guess(struct world *world)
     }
 }
 
+/* What a prefill wants next, of this layer and others; or nothing more. */
+static void step_stream(struct world *world)
+{
+    struct expert_ref refs[COUNT / 3];
+    int32_t count = choose_refs(world, refs, (int32_t)draw(world, COUNT / 3));
+    expert_store_stream(world->store, refs, count);
+    if (draw(world, 3) == 0) (void)expert_store_step(world->store);
+}
+
 static void step_trouble(struct world *world, const struct setting *setting)
 {
     struct device_sim_plan *plan = &world->device_plan;
@@ -197,7 +206,7 @@ static void step_trouble(struct world *world, const struct setting *setting)
 static void step(struct world *world, const struct setting *setting)
 {
     struct group *group = &world->groups[draw(world, GROUPS_MAX)];
-    switch (draw(world, 12)) {
+    switch (draw(world, 13)) {
     case 0:
     case 1:
     case 2:
@@ -216,6 +225,7 @@ static void step(struct world *world, const struct setting *setting)
                            draw(world, 5) ? 1 : 100);
         if (draw(world, 20) == 0) step_trouble(world, setting);
         break;
+    case 11: step_stream(world); break;
     default:
         world->now_ns += draw(world, 200000);
         expert_store_poll(world->store);
@@ -285,6 +295,7 @@ static void open_world(struct world *world, const struct setting *setting, uint6
         .policy = setting->policy,
         .rule = setting->rule,
         .prefetch_max = setting->prefetch_max,
+        .stream_slots = setting->stream_slots,
         .patience_ns = PATIENCE,
         .clock = {world_now, world},
     };
@@ -343,6 +354,7 @@ static void add_stats(struct expert_store_stats *sum, const struct expert_store_
     sum->redirects += stats->redirects;
     sum->copies_up += stats->copies_up;
     sum->copies_down += stats->copies_down;
+    sum->streamed += stats->streamed;
     sum->device_evictions += stats->device_evictions;
     sum->evictions += stats->evictions;
     for (int i = 0; i < EXPERT_LANES; i++)
@@ -365,6 +377,7 @@ static struct setting draw_setting(uint64_t seed)
         .hangs = test_random_below(&state, 3) == 0,
         .dies = test_random_below(&state, 3) == 0,
         .unpinned = test_random_below(&state, 4) == 0,
+        .stream_slots = (int32_t)test_random_below(&state, 7),
     };
     bool fits = setting.host_slots == COUNT || setting.host_slots > setting.device_slots;
     setting.sharing = (enum expert_sharing)test_random_below(&state, fits ? 3 : 2);
@@ -409,17 +422,19 @@ static void test_a_million_steps_break_no_promise(void **state)
         run_world((uint64_t)seed, min_i32(3000, (int32_t)(steps_total - done)), &sum);
     print_message("%lld steps: %llu hits, %llu misses, %llu failed reads, %llu copies up, %llu "
                   "down, %llu promotions, %llu demotions, %llu redirects, %llu evictions from RAM, "
-                  "%llu from the device, %llu views run on the CPU, %llu on the device\n",
+                  "%llu from the device, %llu streamed, %llu views run on the CPU, %llu on the "
+                  "device\n",
                   (long long)steps_total, (unsigned long long)sum.hits,
                   (unsigned long long)sum.misses, (unsigned long long)sum.failures,
                   (unsigned long long)sum.copies_up, (unsigned long long)sum.copies_down,
                   (unsigned long long)sum.promotions, (unsigned long long)sum.demotions,
                   (unsigned long long)sum.redirects, (unsigned long long)sum.evictions,
-                  (unsigned long long)sum.device_evictions,
+                  (unsigned long long)sum.device_evictions, (unsigned long long)sum.streamed,
                   (unsigned long long)sum.lanes[EXPERT_LANE_CPU],
                   (unsigned long long)sum.lanes[EXPERT_LANE_DEVICE]);
     /* It has all been exercised, or nothing would have been shown. */
     assert_true(sum.failures > 0 && sum.promotions > 0 && sum.demotions > 0);
+    assert_true(sum.streamed > 0);
     assert_true(sum.redirects > 0 && sum.evictions > 0 && sum.device_evictions > 0);
     assert_true(sum.lanes[EXPERT_LANE_CPU] > 0 && sum.lanes[EXPERT_LANE_DEVICE] > 0);
 }

@@ -12,14 +12,17 @@
 #include <math.h>
 #include <string.h>
 
-#define TOKENS 40 /* fibers are slow */
-#define PROMPT 18 /* a chunk of 16 and one of 2 */
+/* A short golden sequence, for fibers are slow; its last tokens come one by one, so that a pass is
+ * launched plainly, recorded, and replayed. */
+#define SEQUENCE "t7"
+#define TOKENS   7
+#define PROMPT   3
 
 struct fixture {
     char *directory;
     int32_t ids[TOKENS];
     size_t vocab;
-    float *want;    /* [TOKENS, vocab] of the CPU, f32 numerics */
+    float *want;    /* [TOKENS, vocab] golden, f32 numerics */
     uint64_t needs; /* of the GPU, beside experts */
     uint64_t slot_bytes;
 };
@@ -76,6 +79,16 @@ static float *run(sl_engine *engine)
     return logits;
 }
 
+static float *read_logits(const char *numerics)
+{
+    struct golden_tensor golden;
+    if (!golden_read(fixture->directory, SEQUENCE, numerics, "logits_prefill", &golden))
+        fail_msg("no golden logits");
+    assert_int_equal(golden.rows, TOKENS);
+    fixture->vocab = (size_t)golden.width;
+    return golden.data;
+}
+
 static int set_up(void **state)
 {
     struct golden_sequence sequences[8];
@@ -83,20 +96,17 @@ static int set_up(void **state)
     (void)state;
     fixture = &made;
     made.directory = golden_directory("tiny-a");
-    int32_t count = golden_sequences(made.directory, sequences, 8), longest = 0;
-    for (int32_t s = 0; s < count; s++)
-        if (sequences[s].count > sequences[longest].count) longest = s;
-    memcpy(made.ids, sequences[longest].ids, sizeof made.ids);
-    for (int32_t s = 0; s < count; s++)
+    int32_t count = golden_sequences(made.directory, sequences, 8);
+    for (int32_t s = 0; s < count; s++) {
+        if (strcmp(sequences[s].name, SEQUENCE) == 0)
+            memcpy(made.ids, sequences[s].ids, sizeof made.ids);
         free(sequences[s].ids);
+    }
+    made.want = read_logits("f32");
 
-    struct sl_engine_options options = options_for(0, SL_NUMERICS_F32);
+    struct sl_engine_options options = options_for(0, SL_NUMERICS_EXACT);
     options.gpu_bytes = 0;
-    sl_engine *engine = engine_test_open(&options, NULL);
-    made.vocab = (size_t)sl_engine_info(engine).vocab;
-    made.want = run(engine);
-    sl_engine_close(engine);
-    engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
+    sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
     const struct budget *budget = &engine->budget;
     made.needs = budget->gpu_dense_bytes + budget->gpu_session_bytes + budget->gpu_workspace_bytes;
     made.slot_bytes = engine->source.slot_bytes;
@@ -112,37 +122,29 @@ static int tear_down(void **state)
     return 0;
 }
 
-static double worst_difference(const float *a, const float *b)
+static double worst_difference(const float *a, const float *b, size_t tokens)
 {
     double worst = 0;
-    for (size_t i = 0; i < TOKENS * fixture->vocab; i++)
+    for (size_t i = 0; i < tokens * fixture->vocab; i++)
         worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
     return worst;
 }
 
-static void f32_logits_are_those_of_the_cpu_wherever_experts_lie(void **state)
+/* One token: sums without products of matrices are the slowest of all here. */
+static void f32_logits_are_the_golden_ones(void **state)
 {
-    static const struct {
-        int32_t slots;
-        enum dispatch_rule rule;
-    } cases[] = {{96, DISPATCH_BEST}, {1, DISPATCH_ALWAYS_STREAM}, {0, DISPATCH_BEST}};
     (void)state;
-    for (size_t i = 0; i < SL_COUNT_OF(cases); i++) {
-        struct sl_engine_options options = options_for(cases[i].slots, SL_NUMERICS_F32);
-        sl_engine *engine = open_engine(&options, open_gpu(), cases[i].rule);
-        float *got = run(engine);
-        struct sl_stats stats;
-        sl_engine_stats(engine, &stats);
-        double worst = worst_difference(got, fixture->want);
-        printf("%d device slots, %llu experts on the GPU, %llu on the CPU: difference %.2e (limit "
-               "1e-3)\n",
-               stats.device_slots, (unsigned long long)stats.on_device,
-               (unsigned long long)stats.on_cpu, worst);
-        assert_true(worst <= 1e-3);
-        assert_true(cases[i].slots == 0 || stats.on_device > 0);
-        free(got);
-        sl_engine_close(engine);
-    }
+    struct sl_engine_options options = options_for(96, SL_NUMERICS_F32);
+    sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_ALWAYS_STREAM);
+    sl_session *session = engine_test_session(engine);
+    struct sl_error error;
+    if (sl_session_append(session, fixture->ids, 1, NULL, &error) != SL_OK)
+        fail_msg("%s", error.message);
+    double worst = worst_difference(sl_session_logits(session), fixture->want, 1);
+    printf("difference %.2e (limit 1e-3)\n", worst);
+    assert_true(worst <= 1e-3);
+    sl_session_destroy(session);
+    sl_engine_close(engine);
 }
 
 static int32_t argmax(const float *x)
@@ -163,36 +165,49 @@ static float gap(const float *x)
     return x[best] - second;
 }
 
-static void exact_tokens_are_the_golden_ones(void **state)
+/* Rows whose golden best is clear must have the same best. */
+static int32_t compare_tokens(const float *got, const float *expected)
 {
-    struct golden_sequence sequences[8];
-    struct golden_tensor golden, rows = {0};
-    (void)state;
-    int32_t count = golden_sequences(fixture->directory, sequences, 8), longest = 0, compared = 0;
-    for (int32_t s = 0; s < count; s++)
-        if (sequences[s].count > sequences[longest].count) longest = s;
-    const char *name = sequences[longest].name;
-    assert_true(golden_read(fixture->directory, name, "exact", "logits_prefill", &golden));
-    golden_read(fixture->directory, name, "exact", "rows", &rows);
-
-    struct sl_engine_options options = options_for(12, SL_NUMERICS_EXACT);
-    sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
-    float *got = run(engine);
-    for (int64_t row = 0; row < golden.rows; row++) {
-        int64_t position = rows.data ? (int64_t)rows.data[row] : row;
-        const float *expected = golden.data + row * golden.width;
-        if (position >= TOKENS || gap(expected) < 1.0f) continue;
-        assert_int_equal(argmax(got + (size_t)position * fixture->vocab), argmax(expected));
+    int32_t compared = 0;
+    for (size_t t = 0; t < TOKENS; t++) {
+        const float *row = expected + t * fixture->vocab;
+        if (gap(row) < 1.0f) continue;
+        assert_int_equal(argmax(got + t * fixture->vocab), argmax(row));
         compared++;
     }
-    printf("%d golden tokens compared\n", compared);
-    assert_true(compared > 0);
-    free(got);
-    free(golden.data);
-    free(rows.data);
-    for (int32_t s = 0; s < count; s++)
-        free(sequences[s].ids);
-    sl_engine_close(engine);
+    return compared;
+}
+
+static void exact_tokens_are_the_golden_ones_wherever_experts_lie(void **state)
+{
+    /* All in device slots, a few, one (a hundredth of the experts), none. */
+    static const struct {
+        int32_t slots;
+        enum dispatch_rule rule;
+    } cases[] = {
+        {96, DISPATCH_BEST}, {12, DISPATCH_BEST}, {1, DISPATCH_ALWAYS_STREAM}, {0, DISPATCH_BEST}};
+    (void)state;
+    float *expected = read_logits("exact");
+    for (size_t i = 0; i < SL_COUNT_OF(cases); i++) {
+        struct sl_engine_options options = options_for(cases[i].slots, SL_NUMERICS_EXACT);
+        uint64_t launches = cuda_emulator_launches();
+        sl_engine *engine = open_engine(&options, open_gpu(), cases[i].rule);
+        float *got = run(engine);
+        struct sl_stats stats;
+        sl_engine_stats(engine, &stats);
+        int32_t compared = compare_tokens(got, expected);
+        printf("%d device slots: %llu experts on the GPU, %llu on the CPU, %llu kernels, %d golden "
+               "tokens\n",
+               stats.device_slots, (unsigned long long)stats.on_device,
+               (unsigned long long)stats.on_cpu,
+               (unsigned long long)(cuda_emulator_launches() - launches), compared);
+        assert_true(compared > 2);
+        assert_true(cases[i].slots == 0 || stats.on_device > 0);
+        expert_store_check(engine->store);
+        free(got);
+        sl_engine_close(engine);
+    }
+    free(expected);
 }
 
 static void a_fault_of_the_device_ends_the_generation_and_says_so(void **state)
@@ -200,7 +215,7 @@ static void a_fault_of_the_device_ends_the_generation_and_says_so(void **state)
     (void)state;
     float *logits = calloc(TOKENS * fixture->vocab, sizeof *logits);
     assert_non_null(logits);
-    for (int64_t after = 5; after < 4000; after = after * 5 + 3) {
+    for (int64_t after = 5; after < 1500; after = after * 14 + 3) {
         struct sl_engine_options options = options_for(12, SL_NUMERICS_EXACT);
         struct sl_error error = {0};
         sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_BEST);
@@ -214,7 +229,7 @@ static void a_fault_of_the_device_ends_the_generation_and_says_so(void **state)
             assert_int_equal(sl_session_append(session, fixture->ids, 1, NULL, &error), SL_ERR_IO);
         }
         printf("after %lld kernels: %s\n", (long long)after, error.message);
-        assert_true(status != SL_OK || after > 1000);
+        assert_true(status != SL_OK);
         sl_session_destroy(session);
         sl_engine_close(engine);
         cuda_emulator_revive();
@@ -227,21 +242,21 @@ static void a_fault_of_the_device_ends_the_generation_and_says_so(void **state)
 static void memory_that_cannot_be_pinned_is_told_and_works(void **state)
 {
     (void)state;
-    struct sl_engine_options options = options_for(12, SL_NUMERICS_F32);
+    struct sl_engine_options options = options_for(12, SL_NUMERICS_EXACT);
     sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_ALWAYS_STREAM);
     sl_session *session = engine_test_session(engine);
-    float *logits = calloc(TOKENS * fixture->vocab, sizeof *logits);
+    float *expected = read_logits("exact");
     struct sl_error error;
-    assert_non_null(logits);
     cuda_emulator_allow(false, true);
-    if (append_all(session, fixture->vocab, logits, &error) != SL_OK) fail_msg("%s", error.message);
+    if (sl_session_append(session, fixture->ids, 1, NULL, &error) != SL_OK)
+        fail_msg("%s", error.message);
     cuda_emulator_allow(true, true);
-    assert_true(worst_difference(logits, fixture->want) <= 1e-3);
+    assert_int_equal(argmax(sl_session_logits(session)), argmax(expected));
     bool told = false;
     for (int32_t i = 0; sl_engine_notice(engine, i); i++)
         told = told || strstr(sl_engine_notice(engine, i), "ulimit -l") != NULL;
     assert_true(told);
-    free(logits);
+    free(expected);
     sl_session_destroy(session);
     sl_engine_close(engine);
 }
@@ -249,6 +264,7 @@ static void memory_that_cannot_be_pinned_is_told_and_works(void **state)
 static void recorded_and_plain_passes_and_both_ways_of_waiting_agree(void **state)
 {
     float *got[3];
+    struct sl_stats stats;
     (void)state;
     for (int way = 0; way < 3; way++) {
         struct sl_engine_options options = options_for(96, SL_NUMERICS_EXACT);
@@ -259,6 +275,8 @@ static void recorded_and_plain_passes_and_both_ways_of_waiting_agree(void **stat
         if (way == 2) gpu->gpu_ops = &without; /* 2: nothing is recorded */
         sl_engine *engine = open_engine(&options, gpu, DISPATCH_ALWAYS_STREAM);
         got[way] = run(engine);
+        sl_engine_stats(engine, &stats);
+        assert_int_equal(stats.on_cpu, 0); /* whose sums go another way */
         sl_engine_close(engine);
     }
     cuda_emulator_allow(true, true);
@@ -269,11 +287,12 @@ static void recorded_and_plain_passes_and_both_ways_of_waiting_agree(void **stat
         free(got[way]);
 }
 
-int main(void)
+/* With an argument, only the cases whose names match it. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(f32_logits_are_those_of_the_cpu_wherever_experts_lie),
-        cmocka_unit_test(exact_tokens_are_the_golden_ones),
+        cmocka_unit_test(f32_logits_are_the_golden_ones),
+        cmocka_unit_test(exact_tokens_are_the_golden_ones_wherever_experts_lie),
         cmocka_unit_test(recorded_and_plain_passes_and_both_ways_of_waiting_agree),
         cmocka_unit_test(memory_that_cannot_be_pinned_is_told_and_works),
         cmocka_unit_test(a_fault_of_the_device_ends_the_generation_and_says_so),
@@ -285,5 +304,6 @@ int main(void)
         return 77;
     }
     gpu->gpu_ops->destroy(gpu);
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -177,12 +177,14 @@ __device__ __forceinline__ void raise_max(struct heads_pair *heads, int end, flo
     heads->tile = max(heads->tile, end);
 }
 
-/* Weights of four rows for the two heads as an operand: rows are the sum's index. */
-__device__ __forceinline__ void weigh(struct heads_pair *heads, int row, uint32_t a[4])
+/* Weights of four rows for the two heads as an operand: rows are the sum's index. Nothing has been
+ * written where a row is not `there`. */
+__device__ __forceinline__ void weigh(struct heads_pair *heads, int row, bool there, uint32_t a[4])
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        float4 scores = *reinterpret_cast<const float4 *>(heads->scores[i] + row);
+        float4 scores = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+        if (there) scores = *reinterpret_cast<const float4 *>(heads->scores[i] + row);
         float w0 = expf(scores.x - heads->max[i]);
         float w1 = expf(scores.y - heads->max[i]);
         float w2 = expf(scores.z - heads->max[i]);
@@ -206,73 +208,84 @@ __device__ __forceinline__ void expand_pairs(uint32_t first, uint32_t second, ui
     }
 }
 
-/* Channels 32 * slice + 4 * (lane / 4) .. + 3 of four rows: pairs[c][0] rows 0 and 1, [1] 2 and 3.
- */
-__device__ __forceinline__ void load_rows(const struct rows_visible &rows, int first, int slice,
-                                          uint32_t pairs[4][2])
-{
-    int g = (int)threadIdx.x % WARP_LANES / 4;
-    const uint8_t *row[4];
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        row[k] = rows_address(rows, min(first + k, rows.count - 1));
-    if (slice < PLAIN / CHANNELS) {
-        uint32_t codes[4], scales[4];
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            codes[k] = *reinterpret_cast<const uint32_t *>(row[k] + slice * CHANNELS + g * 4);
-            scales[k] = row[k][PLAIN + slice * CHANNELS / LOWP_KV_BLOCK];
-        }
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t pair[4];
-            expand_pairs(codes[2 * half], codes[2 * half + 1],
-                         scales[2 * half] << 7 | scales[2 * half + 1] << 23, pair);
-            for (int c = 0; c < 4; c++)
-                pairs[c][half] = pair[c];
-        }
-        return;
+/* A lane's part of a group of rows: channels 32 * slice + 4 * (lane / 4) .. + 3 of rows 4j .. 4j +
+ * 3 of each tile, as they are stored. All of it is loaded before anything is used, since a few
+ * warps must hide the memory's latency. */
+template <bool PLAIN_SLICE> struct group_rows;
+
+template <> struct group_rows<true> {
+    uint32_t codes[GROUP_TILES][4], scales[GROUP_TILES][4];
+
+    __device__ __forceinline__ void load(int tile, int k, const uint8_t *row, int slice, int g)
+    {
+        codes[tile][k] = *reinterpret_cast<const uint32_t *>(row + slice * CHANNELS + g * 4);
+        scales[tile][k] = row[PLAIN + slice * CHANNELS / LOWP_KV_BLOCK];
     }
-    uint2 values[4];
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
+
+    /* Rows 2 half and 2 half + 1 of a tile as pairs, a channel each. */
+    __device__ __forceinline__ void expand(int tile, int half, uint32_t pairs[4]) const
+    {
+        const uint32_t *two = scales[tile] + 2 * half;
+        expand_pairs(codes[tile][2 * half], codes[tile][2 * half + 1], two[0] << 7 | two[1] << 23,
+                     pairs);
+    }
+};
+
+template <> struct group_rows<false> {
+    uint2 values[GROUP_TILES][4];
+
+    __device__ __forceinline__ void load(int tile, int k, const uint8_t *row, int slice, int g)
+    {
         const uint2 *words = reinterpret_cast<const uint2 *>(
-            row[k] + PLAIN + (slice - PLAIN / CHANNELS) * CHANNELS * 2 + g * 8);
+            row + PLAIN + (slice - PLAIN / CHANNELS) * CHANNELS * 2 + g * 8);
         uint2 a = words[0];
         uint2 b = words[1];
-        values[k] = {__funnelshift_r(a.y, b.x, 24), __funnelshift_r(b.x, b.y, 24)};
+        values[tile][k] = {__funnelshift_r(a.y, b.x, 24), __funnelshift_r(b.x, b.y, 24)};
     }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const uint2 &a = values[2 * half];
-        const uint2 &b = values[2 * half + 1];
-        pairs[0][half] = __byte_perm(a.x, b.x, 0x5410);
-        pairs[1][half] = __byte_perm(a.x, b.x, 0x7632);
-        pairs[2][half] = __byte_perm(a.y, b.y, 0x5410);
-        pairs[3][half] = __byte_perm(a.y, b.y, 0x7632);
+
+    __device__ __forceinline__ void expand(int tile, int half, uint32_t pairs[4]) const
+    {
+        const uint2 &a = values[tile][2 * half];
+        const uint2 &b = values[tile][2 * half + 1];
+        pairs[0] = __byte_perm(a.x, b.x, 0x5410);
+        pairs[1] = __byte_perm(a.x, b.x, 0x7632);
+        pairs[2] = __byte_perm(a.y, b.y, 0x5410);
+        pairs[3] = __byte_perm(a.y, b.y, 0x7632);
     }
-}
+};
 
 /* Adds the warp's groups of rows to sums[c]: heads by channels 4 n + c (n: the product's column).
  */
+template <bool PLAIN_SLICE>
 __device__ __forceinline__ void sum_groups(const struct rows_visible &rows, int slice, int tiles,
                                            struct heads_pair *heads, float sums[4][4])
 {
+    int g = (int)threadIdx.x % WARP_LANES / 4;
     int j = (int)threadIdx.x % 4;
     for (int first = (int)threadIdx.x / WARP_LANES * GROUP_TILES; first < tiles;
          first += WARPS * GROUP_TILES) {
-        int end = min(first + GROUP_TILES, tiles);
+        const uint8_t *addresses[GROUP_TILES][4];
+        group_rows<PLAIN_SLICE> loaded;
         float corrections[2];
         float group[4][4] = {};
-        raise_max(heads, end, corrections);
-#pragma unroll 2
-        for (int tile = first; tile < end; tile++) {
-            uint32_t a[4], pairs[4][2];
-            load_rows(rows, tile * TILE + 4 * j, slice, pairs);
-            weigh(heads, tile * TILE + 4 * j, a);
+#pragma unroll
+        for (int i = 0; i < GROUP_TILES * 4; i++) {
+            int row = (first + i / 4) * TILE + 4 * j + i % 4;
+            addresses[i / 4][i % 4] = rows_address(rows, min(row, rows.count - 1));
+        }
+#pragma unroll
+        for (int i = 0; i < GROUP_TILES * 4; i++)
+            loaded.load(i / 4, i % 4, addresses[i / 4][i % 4], slice, g);
+        raise_max(heads, min(first + GROUP_TILES, tiles), corrections);
+#pragma unroll
+        for (int i = 0; i < GROUP_TILES; i++) {
+            uint32_t a[4], pairs[2][4];
+            weigh(heads, (first + i) * TILE + 4 * j, first + i < tiles, a);
+            loaded.expand(i, 0, pairs[0]);
+            loaded.expand(i, 1, pairs[1]);
 #pragma unroll
             for (int c = 0; c < 4; c++)
-                mma_bf16(group[c], a, pairs[c][0], pairs[c][1]);
+                mma_bf16(group[c], a, pairs[0][c], pairs[1][c]);
         }
 #pragma unroll
         for (int c = 0; c < 4; c++)
@@ -305,7 +318,10 @@ static __global__ void __launch_bounds__(THREADS, 2) attention_sum_kernel(struct
         heads.scores[i] = work.scores + place * (size_t)work.capacity;
         heads.maxima[i] = work.maxima + place * (size_t)(work.capacity / TILE);
     }
-    sum_groups(rows, slice, tiles, &heads, sums);
+    if (slice < PLAIN / CHANNELS)
+        sum_groups<true>(rows, slice, tiles, &heads, sums);
+    else
+        sum_groups<false>(rows, slice, tiles, &heads, sums);
     raise_max(&heads, tiles, corrections);
 #pragma unroll
     for (int i = 0; i < 2; i++) {

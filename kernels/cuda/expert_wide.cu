@@ -136,34 +136,34 @@ __device__ __forceinline__ void fetch(const struct product &product, int idx, ui
     copy_async_commit();
 }
 
-/* Scale codes of a lane's rows 2g and 2g + 1 for the stage's tiles: the largest as powers of two,
- * and for each tile the distance to it as a pair of f16, with what fp4_expand misses. */
+/* The scale codes of a row for the stage's tiles, a byte each, and the largest of them. */
 struct row_scales {
-    uint32_t factors[2][TILES];
-    float largest[2];
+    uint32_t codes;
+    int largest;
 };
 
-__device__ __forceinline__ struct row_scales read_scales(const uint8_t *scales)
+__device__ __forceinline__ struct row_scales read_scales(const uint8_t *scales, int row)
 {
-    struct row_scales read;
-    int g = (int)threadIdx.x % WARP_LANES / 4;
+    struct row_scales read = {0, 0};
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        int codes[TILES];
-        int largest = 0;
-#pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            codes[tile] = scales[tile * EXPERT_TILE_ROWS + 2 * g + r];
-            largest = max(largest, codes[tile]);
-        }
-#pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            uint32_t factor = (uint32_t)(29 - min(28, largest - codes[tile])) << 10;
-            read.factors[r][tile] = factor | factor << 16;
-        }
-        read.largest[r] = e8m0_decode((uint8_t)largest);
+    for (int tile = 0; tile < TILES; tile++) {
+        int code = scales[tile * EXPERT_TILE_ROWS + row];
+        read.codes |= (uint32_t)code << (8 * tile);
+        read.largest = max(read.largest, code);
     }
     return read;
+}
+
+/* Multiplies a tile's nibbles by the power of two from the largest scale to their own, and by what
+ * fp4_expand leaves out. */
+__device__ __forceinline__ void scale_tile(const struct row_scales &scales, int tile,
+                                           uint32_t pairs[4])
+{
+    int distance = scales.largest - (int)(scales.codes >> (8 * tile) & 0xff);
+    uint32_t factor = (uint32_t)(29 - min(28, distance)) << 10;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        pairs[k] = multiply_f16(pairs[k], factor | factor << 16);
 }
 
 /* sums[n] += the band's 16 rows times the stage's columns of tokens 8 n .. 8 n + 7. Rows are placed
@@ -177,7 +177,8 @@ __device__ __forceinline__ void multiply_stage(const uint8_t *stage, int tokens,
     const uint8_t *band = stage + (int)threadIdx.x / WARP_LANES * BAND_BYTES;
     const uint16_t *x = reinterpret_cast<const uint16_t *>(stage + X_AT) + g * X_PITCH + j * 8;
     const float *x_scales = reinterpret_cast<const float *>(stage + SCALES_AT);
-    struct row_scales scales = read_scales(band + TILES * EXPERT_TILE_BYTES);
+    struct row_scales upper = read_scales(band + TILES * EXPERT_TILE_BYTES, 2 * g);
+    struct row_scales lower = read_scales(band + TILES * EXPERT_TILE_BYTES, 2 * g + 1);
     float part[TOKEN_TILES][4] = {};
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
@@ -186,11 +187,8 @@ __device__ __forceinline__ void multiply_stage(const uint8_t *stage, int tokens,
         uint32_t even[4], odd[4];
         fp4_expand(words.x, even);
         fp4_expand(words.y, odd);
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            even[k] = multiply_f16(even[k], scales.factors[0][tile]);
-            odd[k] = multiply_f16(odd[k], scales.factors[1][tile]);
-        }
+        scale_tile(upper, tile, even);
+        scale_tile(lower, tile, odd);
         const uint32_t left[4] = {even[0], odd[0], even[1], odd[1]};
         const uint32_t right[4] = {even[2], odd[2], even[3], odd[3]};
 #pragma unroll
@@ -202,14 +200,16 @@ __device__ __forceinline__ void multiply_stage(const uint8_t *stage, int tokens,
             mma_f16(part[n], right, input.z, input.w);
         }
     }
+    float upper_scale = e8m0_decode((uint8_t)upper.largest);
+    float lower_scale = e8m0_decode((uint8_t)lower.largest);
 #pragma unroll
     for (int n = 0; n < TOKEN_TILES; n++) {
         if (n * 8 >= tokens) continue;
         float2 two = *reinterpret_cast<const float2 *>(x_scales + n * 8 + 2 * j);
-        sums[n][0] = fmaf(part[n][0], scales.largest[0] * two.x, sums[n][0]);
-        sums[n][1] = fmaf(part[n][1], scales.largest[0] * two.y, sums[n][1]);
-        sums[n][2] = fmaf(part[n][2], scales.largest[1] * two.x, sums[n][2]);
-        sums[n][3] = fmaf(part[n][3], scales.largest[1] * two.y, sums[n][3]);
+        sums[n][0] = fmaf(part[n][0], upper_scale * two.x, sums[n][0]);
+        sums[n][1] = fmaf(part[n][1], upper_scale * two.y, sums[n][1]);
+        sums[n][2] = fmaf(part[n][2], lower_scale * two.x, sums[n][2]);
+        sums[n][3] = fmaf(part[n][3], lower_scale * two.y, sums[n][3]);
     }
 }
 
@@ -272,9 +272,9 @@ __device__ __forceinline__ void set_band(struct product *product, const struct w
 static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const struct wide wide)
 {
     SL_SHARED(uint8_t, stages);
-    const struct expert_task task = wide.ffn.tasks[blockIdx.z];
+    const struct expert_task *task = &wide.ffn.tasks[blockIdx.z];
     int first = (int)blockIdx.x * TOKENS;
-    int tokens = min(TOKENS, min(wide.rows, task.count - wide.first) - first);
+    int tokens = min(TOKENS, min(wide.rows, task->count - wide.first) - first);
     int warp = (int)threadIdx.x / WARP_LANES;
     int lane = (int)threadIdx.x % WARP_LANES;
     int width = wide.ffn.layout.width;
@@ -282,7 +282,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
     float sums[TOKEN_TILES][4] = {};
     struct product product = product_of(wide, wide.x, wide.ffn.layout.hidden, first, tokens);
     int band = (int)blockIdx.y * (WARPS / 2) + warp / 2;
-    set_band(&product, wide, task.slot, warp % 2 ? EXPERT_W3 : EXPERT_W1, band, width);
+    set_band(&product, wide, task->slot, warp % 2 ? EXPERT_W3 : EXPERT_W1, band, width);
     multiply(product, stages, sums);
 
     float *results = reinterpret_cast<float *>(stages); /* [token][gate or up][row] */
@@ -290,7 +290,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
     put_results(results, pitch, warp % 2 * MIDDLE_ROWS + warp / 2 * EXPERT_TILE_ROWS, sums);
     __syncthreads();
     for (int token = warp; token < tokens; token += WARPS) {
-        float weight = task.weights[wide.first + first + token];
+        float weight = task->weights[wide.first + first + token];
         float values[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -305,19 +305,20 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
     }
 }
 
-/* Grid (token tiles, blocks of 256 rows of the output, tasks). */
+/* Grid (token tiles, blocks of 256 rows of the output, tasks). For sm_80 five words spill,
+ * addresses that the loop does not change: sixteen warps leave a thread 128 registers. */
 static __global__ void __launch_bounds__(THREADS, 1) wide_down_kernel(const struct wide wide)
 {
     SL_SHARED(uint8_t, stages);
-    const struct expert_task task = wide.ffn.tasks[blockIdx.z];
+    const struct expert_task *task = &wide.ffn.tasks[blockIdx.z];
     int first = (int)blockIdx.x * TOKENS;
-    int tokens = min(TOKENS, min(wide.rows, task.count - wide.first) - first);
+    int tokens = min(TOKENS, min(wide.rows, task->count - wide.first) - first);
     int warp = (int)threadIdx.x / WARP_LANES;
     int hidden = wide.ffn.layout.hidden;
     if (tokens <= 0) return;
     float sums[TOKEN_TILES][4] = {};
     struct product product = product_of(wide, wide.middle, wide.ffn.layout.width, first, tokens);
-    set_band(&product, wide, task.slot, EXPERT_W2, (int)blockIdx.y * WARPS + warp, hidden);
+    set_band(&product, wide, task->slot, EXPERT_W2, (int)blockIdx.y * WARPS + warp, hidden);
     multiply(product, stages, sums);
 
     float *results = reinterpret_cast<float *>(stages); /* [token][row] */
@@ -327,7 +328,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_down_kernel(const stru
     for (int i = (int)threadIdx.x; i < tokens * OUT_ROWS; i += THREADS) {
         int token = i / OUT_ROWS;
         int row = (int)blockIdx.y * OUT_ROWS + i % OUT_ROWS;
-        size_t target = (size_t)task.output_rows[wide.first + first + token] * (size_t)hidden;
+        size_t target = (size_t)task->output_rows[wide.first + first + token] * (size_t)hidden;
         if (row < hidden)
             wide.ffn.args.out[target + (size_t)row] =
                 bf16_round(results[token * pitch + i % OUT_ROWS]);

@@ -77,14 +77,14 @@ __device__ __forceinline__ struct rows_visible rows_visible_make(const struct at
 
 __device__ __forceinline__ const uint8_t *rows_address(const struct rows_visible &rows, int32_t i)
 {
-    const uint8_t *first = rows.window;
-    int32_t row = i + rows.oldest_slot;
-    if (row >= rows.capacity) row -= rows.capacity;
-    if (i >= rows.window_count) {
-        first = rows.compressed;
-        row = i - rows.window_count;
-        if (rows.selected) row = rows.selected[row];
-    }
+    /* Without branches, so that the loads of many rows can be under way together. */
+    bool in_window = i < rows.window_count;
+    int32_t slot = i + rows.oldest_slot;
+    if (slot >= rows.capacity) slot -= rows.capacity;
+    int32_t row = max(0, i - rows.window_count);
+    if (rows.selected) row = __ldg(rows.selected + row);
+    const uint8_t *first = in_window ? rows.window : rows.compressed;
+    row = in_window ? slot : row;
     return first + (size_t)row * (size_t)rows.row_bytes;
 }
 
