@@ -17,6 +17,12 @@
  * reading from disk needs. */
 #define BUDGET_RESERVE_BYTES (1ull << 30)
 
+/* The workspace's part of the GPU's memory beside weights and a session: one of so many, where the
+ * chunk is ours to choose and where it was asked for. Decode's passes need the least chunk. */
+#define GPU_CHUNK_PART       8
+#define GPU_CHUNK_PART_ASKED 2
+#define GPU_CHUNK_LEAST      16
+
 /* What the kernel thinks can be had without swapping; 0 where it does not say. */
 static uint64_t machine_free_bytes(void)
 {
@@ -52,12 +58,12 @@ static enum sl_status choose_tokens(const struct budget_request *request, struct
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
                             "a context of %d tokens: this model takes 1 to %d", out->context_tokens,
                             config->context_max);
-    out->chunk_tokens = request->chunk_tokens ? request->chunk_tokens : BUDGET_CHUNK_DEFAULT;
+    int32_t usual = request->with_gpu ? BUDGET_GPU_CHUNK_DEFAULT : BUDGET_CHUNK_DEFAULT;
+    out->chunk_tokens = request->chunk_tokens ? request->chunk_tokens : usual;
     if (out->chunk_tokens < 1 || out->chunk_tokens > BUDGET_CHUNK_MAX)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0, "a chunk of %d tokens: it must be 1 to %d",
                             out->chunk_tokens, BUDGET_CHUNK_MAX);
     out->chunk_tokens = min_i32(out->chunk_tokens, out->context_tokens);
-    if (request->with_gpu) out->chunk_tokens = min_i32(out->chunk_tokens, BUDGET_GPU_CHUNK_MAX);
     return SL_OK;
 }
 
@@ -70,6 +76,26 @@ static struct kv_cache_options session_options(const struct budget_request *requ
                                      .context_tokens = context_tokens,
                                      .slack_tokens = chunk_tokens,
                                      .f32_rows = request->numerics == SL_NUMERICS_F32};
+}
+
+/* Whether a chunk of so many tokens leaves the GPU's memory to those who need it more. */
+static bool chunk_is_modest(const struct budget_request *request, const struct budget *budget,
+                            int32_t tokens)
+{
+    struct kv_cache_options kv = session_options(request, budget->context_tokens, tokens);
+    struct workspace_size size =
+        workspace_size(&request->model->config, tokens, budget->context_tokens, true);
+    uint64_t taken = model_upload_bytes(request->model) + kv_cache_bytes(&kv);
+    uint64_t left = request->gpu_bytes > taken ? request->gpu_bytes - taken : 0;
+    uint64_t part = request->chunk_tokens ? GPU_CHUNK_PART_ASKED : GPU_CHUNK_PART;
+    return size.gpu_bytes > 0 && size.gpu_bytes <= left / part;
+}
+
+/* On a GPU: the most that is modest, as asked for or by halves, and decode's at least. */
+static void choose_gpu_chunk(const struct budget_request *request, struct budget *out)
+{
+    while (out->chunk_tokens > GPU_CHUNK_LEAST && !chunk_is_modest(request, out, out->chunk_tokens))
+        out->chunk_tokens = max_i32(out->chunk_tokens / 2, GPU_CHUNK_LEAST);
 }
 
 /* All that is taken and cannot be given back; mapped weights can. */
@@ -249,6 +275,7 @@ enum sl_status budget_plan(const struct budget_request *request, struct budget *
     const struct expert_source *source = request->source;
     *out = (struct budget){0};
     SL_TRY(choose_tokens(request, out, error));
+    if (request->with_gpu) choose_gpu_chunk(request, out);
     struct kv_cache_options kv = session_options(request, out->context_tokens, out->chunk_tokens);
     struct workspace_size size =
         workspace_size(config, out->chunk_tokens, out->context_tokens, request->with_gpu);

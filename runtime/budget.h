@@ -51,9 +51,11 @@ struct budget {
 #define BUDGET_CONTEXT_DEFAULT 4096
 #define BUDGET_CHUNK_DEFAULT   256
 #define BUDGET_CHUNK_MAX       16384
-#define BUDGET_GPU_CHUNK_MAX   16             /* what the GPU's kernels are made for */
-#define BUDGET_GPU_KEPT_BYTES  (512ull << 20) /* free memory left to the driver and to graphs */
-#define BUDGET_READ_DEPTH      8 /* whole experts in flight; more gains nothing on one drive */
+/* On a GPU the chunk is as large as its share of the memory lets the workspace be: every expert
+ * that is not there is copied once a chunk. */
+#define BUDGET_GPU_CHUNK_DEFAULT 8192
+#define BUDGET_GPU_KEPT_BYTES    (512ull << 20) /* free memory left to the driver and to graphs */
+#define BUDGET_READ_DEPTH        8 /* whole experts in flight; more gains nothing on one drive */
 
 /* Fills the plan; SL_ERR_ARGUMENT for options out of range (a context beyond the model's). */
 SL_MUST_USE enum sl_status budget_plan(const struct budget_request *request, struct budget *out,

@@ -238,9 +238,11 @@ static enum sl_status fetch_logits(struct forward *forward, int32_t tokens, floa
     return SL_OK;
 }
 
-/* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits. */
-static enum sl_status run_head(struct forward *forward, int32_t tokens, const float *streams,
-                               const struct hyper_weights *hyper, const uint16_t *norm, float *out)
+/* Folds streams, norms, and multiplies with the vocabulary: rows of streams to rows of logits, as
+ * many as the workspace takes. */
+static enum sl_status run_head_rows(struct forward *forward, int32_t tokens, const float *streams,
+                                    const struct hyper_weights *hyper, const uint16_t *norm,
+                                    float *out)
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
@@ -266,6 +268,19 @@ static enum sl_status run_head(struct forward *forward, int32_t tokens, const fl
                                  .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &logits);
     return fetch_logits(forward, tokens, out);
+}
+
+static enum sl_status run_head(struct forward *forward, int32_t tokens, const float *streams,
+                               const struct hyper_weights *hyper, const uint16_t *norm, float *out)
+{
+    const struct model_config *config = &forward->model->config;
+    size_t stream_floats = (size_t)config->streams * (size_t)config->hidden;
+    int32_t most = forward->workspace->logits_rows;
+    for (int32_t first = 0; first < tokens; first += most)
+        SL_TRY(run_head_rows(forward, min_i32(most, tokens - first),
+                             streams + (size_t)first * stream_floats, hyper, norm,
+                             out + (size_t)first * (size_t)config->vocab));
+    return SL_OK;
 }
 
 enum sl_status forward_head(struct forward *forward, int32_t first, int32_t tokens, float *out)

@@ -16,7 +16,7 @@ void gpu_pass_forget(struct gpu_pass_recordings *recordings, struct gpu *gpu)
 
 bool gpu_pass_fits(struct forward *forward, const struct forward_chunk *chunk)
 {
-    return forward->gpu && chunk->tokens <= BUDGET_GPU_CHUNK_MAX &&
+    return forward->gpu && chunk->tokens <= GPU_PASS_TOKENS_MAX &&
            moe_handshake_fits(forward, chunk->tokens);
 }
 

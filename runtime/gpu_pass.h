@@ -3,14 +3,15 @@
 #ifndef SLUICE_RUNTIME_GPU_PASS_H
 #define SLUICE_RUNTIME_GPU_PASS_H
 
-#include "runtime/budget.h"
 #include "runtime/forward.h"
+
+#define GPU_PASS_TOKENS_MAX 16 /* more are prefill, and meet at every layer */
 
 /* Recordings of passes by their number of tokens. They name the addresses of a session's cache, and
  * belong to it. Zero-initialise. */
 struct gpu_pass_recordings {
-    struct gpu_graph *graphs[BUDGET_GPU_CHUNK_MAX + 1];
-    uint32_t passes[BUDGET_GPU_CHUNK_MAX + 1];
+    struct gpu_graph *graphs[GPU_PASS_TOKENS_MAX + 1];
+    uint32_t passes[GPU_PASS_TOKENS_MAX + 1];
     bool refused; /* the device records nothing */
 };
 

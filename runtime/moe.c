@@ -25,6 +25,7 @@ struct visit {
     int32_t missed;                            /* views that were not ready when acquired */
     int32_t sent;                              /* tasks that a GPU was given */
     bool whole;                                /* the layer has been coming whole */
+    bool has_x;                                /* the host does: rows for the CPU's lane */
     uint64_t start_ns, wait_ns;                /* the clock before the first acquire; waited */
 };
 
@@ -99,6 +100,17 @@ static const struct expert_task *send_tasks(const struct forward *forward, struc
     return target;
 }
 
+/* The rows that the host computes with, if it lacks them. A fault of the GPU comes out of the next
+ * wait as well. */
+static void fetch_rows(struct forward *forward, struct visit *visit)
+{
+    if (visit->has_x || !forward->gpu) return;
+    moe_launch_fetch_rows(forward, visit->chunk->tokens, visit->x);
+    enum sl_status status = forward_sync(forward);
+    (void)status;
+    visit->has_x = true;
+}
+
 /* Runs tasks on one processor, from x to out in its memory. */
 static void run_tasks(const struct forward *forward, struct visit *visit, enum expert_lane lane,
                       const struct expert_task *tasks, int32_t count)
@@ -159,6 +171,7 @@ static int32_t run_some(struct forward *forward, struct visit *visit)
     visit->active = kept;
     if (count == 0) return 0;
     uint64_t before_ns = forward->on_dispatch ? clock_now_ns(&forward->clock) : 0;
+    if (counts[EXPERT_LANE_CPU] > 0) fetch_rows(forward, visit);
     /* The GPU's first: they run while the CPU computes its own. */
     for (int lane = EXPERT_LANE_DEVICE; lane >= EXPERT_LANE_CPU; lane--)
         run_tasks(forward, visit, (enum expert_lane)lane, tasks[lane], counts[lane]);
@@ -226,7 +239,9 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
     visit.x = x;
     visit.out = out;
     moe_launch_router(forward, chunk, idx, x);
-    moe_launch_fetch(forward, chunk->tokens, x);
+    /* A layer that comes whole leaves nothing to the CPU, as a rule. */
+    visit.has_x = forward->stream_seen.coming != idx;
+    moe_launch_fetch(forward, chunk->tokens, visit.has_x ? x : NULL);
     moe_stream_await(forward);
     if (forward->gpu) SL_TRY(forward_sync(forward));
     moe_tell_route(forward, chunk, idx);

@@ -33,6 +33,12 @@ void moe_launch_router(struct forward *forward, const struct forward_chunk *chun
     forward->ops->router(forward->stream, &choose);
 }
 
+void moe_launch_fetch_rows(struct forward *forward, int32_t tokens, const float *x)
+{
+    size_t floats = (size_t)tokens * (size_t)forward->model->config.hidden;
+    forward->gpu->gpu_ops->copy(forward->gpu, forward->workspace->host_x, x, sizeof *x * floats);
+}
+
 void moe_launch_fetch(struct forward *forward, int32_t tokens, const float *x)
 {
     const struct model_config *config = &forward->model->config;
@@ -40,10 +46,10 @@ void moe_launch_fetch(struct forward *forward, int32_t tokens, const float *x)
     size_t pairs = (size_t)tokens * (size_t)config->experts_per_token;
     struct gpu *gpu = forward->gpu;
     if (!gpu) return;
+    if (x) moe_launch_fetch_rows(forward, tokens, x);
     gpu->gpu_ops->copy(gpu, ws->host_chosen, ws->chosen, sizeof *ws->chosen * pairs);
     gpu->gpu_ops->copy(gpu, ws->host_chosen_weights, ws->chosen_weights,
                        sizeof *ws->chosen_weights * pairs);
-    gpu->gpu_ops->copy(gpu, ws->host_x, x, sizeof *x * (size_t)tokens * (size_t)config->hidden);
 }
 
 void moe_launch_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,

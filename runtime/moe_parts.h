@@ -8,8 +8,11 @@
 /* Router of layer `idx` on x [T, D]: workspace->chosen and chosen_weights. */
 void moe_launch_router(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                        const float *x);
-/* Brings the choices, and x, to where the host reads them: with a GPU copies, in stream order. */
+/* Brings the choices, and x unless it is NULL, to where the host reads them: with a GPU copies, in
+ * stream order. */
 void moe_launch_fetch(struct forward *forward, int32_t tokens, const float *x);
+/* x alone, with a GPU. */
+void moe_launch_fetch_rows(struct forward *forward, int32_t tokens, const float *x);
 /* Tells those who asked what was chosen: host_chosen and host_chosen_weights. */
 void moe_tell_route(const struct forward *forward, const struct forward_chunk *chunk, int32_t idx);
 /* The shared expert on x, into `out`. */

@@ -4,14 +4,23 @@
 #include "offload/layer_stream.h"
 
 #include <sched.h>
+#include <time.h>
+
+/* Looks at a GPU that works before the core is given up between them, and for how long: copies in
+ * flight last longer. */
+#define LOOKS_BUSY 64
+#define LOOK_NS    20000
 
 void moe_stream_await(struct forward *forward)
 {
     struct gpu *gpu = forward->gpu;
     if (!gpu || !expert_store_streams(forward->store)) return;
-    while (!gpu->gpu_ops->is_idle(gpu)) {
+    for (int32_t looks = 0; !gpu->gpu_ops->is_idle(gpu); looks++) {
         expert_store_poll(forward->store);
-        sched_yield();
+        if (looks < LOOKS_BUSY)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
     }
 }
 

@@ -16,6 +16,11 @@ struct field {
  * products of three of them fit in 64 bits. */
 #define WORKSPACE_FIELDS_MAX 48
 
+static uint64_t logits_rows(uint64_t tokens)
+{
+    return tokens < WORKSPACE_LOGITS_ROWS ? tokens : WORKSPACE_LOGITS_ROWS;
+}
+
 static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64_t context,
                            bool with_gpu, struct field *fields)
 {
@@ -61,7 +66,7 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
     FIELD(expert_scratch, tokens * 3 * width);
     FIELD(hidden, c->mtp_layers ? tokens * streams * hidden : 0);
     FIELD(embedding, c->mtp_layers ? tokens * hidden : 0);
-    FIELD(logits, twins * (uint64_t)c->vocab);
+    FIELD(logits, logits_rows(twins) * (uint64_t)c->vocab);
     SHARED(expert_first, (uint64_t)c->experts + 1);
     SHARED(token_rows, 3 * tokens * top);
     FIELD(gpu_rows, 3 * twins * top);
@@ -77,7 +82,7 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
     SHARED(host_x, twins * hidden);
     SHARED(host_routed, twins * top * hidden);
     SHARED(host_scratch, twins * 3 * width);
-    SHARED(host_logits, twins * (uint64_t)c->vocab);
+    SHARED(host_logits, logits_rows(twins) * (uint64_t)c->vocab);
 #undef FIELD
 #undef SHARED
     SL_ASSERT(n <= WORKSPACE_FIELDS_MAX);
@@ -140,6 +145,8 @@ enum sl_status workspace_create(const struct workspace_options *options, struct 
     workspace->gpu = options->gpu;
     workspace->memory_bytes = size.ram_bytes;
     workspace->chunk_tokens = options->chunk_tokens;
+    workspace->logits_rows = options->gpu ? (int32_t)logits_rows((uint64_t)options->chunk_tokens)
+                                          : options->chunk_tokens;
     if (take_memory(workspace, &size) != SL_OK) {
         workspace_destroy(workspace);
         return SL_ERR_NO_MEMORY;

@@ -10,10 +10,13 @@
 #include "kernels/gpu.h"
 #include "runtime/model_config.h"
 
+#define WORKSPACE_LOGITS_ROWS 16 /* in a GPU's memory at once */
+
 struct workspace {
     int32_t chunk_tokens;
-    int32_t *positions; /* [T] */
-    int32_t *ids;       /* [T] with a GPU; else unused */
+    int32_t logits_rows; /* L: T without a GPU */
+    int32_t *positions;  /* [T] */
+    int32_t *ids;        /* [T] with a GPU; else unused */
 
     float *streams; /* [T, M, D] residual streams */
     float *x;       /* [T, D] what a sublayer reads */
@@ -44,7 +47,7 @@ struct workspace {
 
     float *hidden;    /* [T, M, D] second stream buffer of the MTP block */
     float *embedding; /* [T, D] */
-    float *logits;    /* [T, V] with a GPU; else unused */
+    float *logits;    /* [L, V] with a GPU; else unused */
 
     /* Routing of a layer, expert-major: tokens of expert e at first[e] .. first[e + 1] - 1. Filled
      * by the host. */
@@ -66,7 +69,7 @@ struct workspace {
     float *host_x;                      /* [T, D] */
     float *host_routed;                 /* [T, K, D] */
     float *host_scratch;                /* [T, 3 * F] */
-    float *host_logits;                 /* [T, V] with a GPU; else unused */
+    float *host_logits;                 /* [L, V] with a GPU; else unused */
 
     struct gpu *gpu;           /* borrowed; NULL: all of it is RAM */
     void *memory, *own_memory; /* RAM or mapped; the GPU's */

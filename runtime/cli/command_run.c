@@ -151,6 +151,7 @@ static int report(const struct run_options *options, const struct generate_resul
                   enum sl_status status, struct sl_error *error)
 {
     if (!options->json && result->text.bytes) putchar('\n');
+    fflush(stdout); /* before the figures, where both go to one file */
     if (options->json && status == SL_OK) status = print_json(options, result, error);
     if (options->answer.stats) stats_print_text(result, stderr);
     if (status != SL_OK) return command_fail(error);
