@@ -197,14 +197,14 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
     struct expert_input input =
         expert_input_make(shared + WARPS * RING_BYTES, hidden, min(ffn.args.scratch_rows, TOKENS));
 
-    for (int first = 0; first < task.count; first += TOKENS) {
+    for (int first = 0; first < task.count; first += ffn.together) {
         float sums[2][4] = {};
         struct share<2> share;
         int group = share_groups(&share, hidden, warp, WARPS);
         share_band(&share, 0, ffn.layout, task.slot, EXPERT_W1, hidden, (int)blockIdx.x, group);
         share_band(&share, 1, ffn.layout, task.slot, EXPERT_W3, hidden, (int)blockIdx.x, group);
         fetch_first(&share, ring);
-        input.tokens = min(TOKENS, task.count - first);
+        input.tokens = min(ffn.together, task.count - first);
         expert_input_fill(input, ffn.args.x, task.token_rows + first);
         __syncthreads();
         multiply_share(&share, ring, input, group, sums);
@@ -246,7 +246,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
         expert_input_make(shared + WARPS * RING_BYTES, width, min(ffn.args.scratch_rows, TOKENS));
     int band = (int)blockIdx.x * DOWN_BANDS + warp / 2;
 
-    for (int first = 0; first < task.count; first += TOKENS) {
+    for (int first = 0; first < task.count; first += ffn.together) {
         float sums[1][4] = {};
         const float *middle =
             ffn.middle +
@@ -259,7 +259,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
             share_band(&share, 0, ffn.layout, task.slot, EXPERT_W2, width, band, group);
         }
         fetch_first(&share, ring);
-        input.tokens = min(TOKENS, task.count - first);
+        input.tokens = min(ffn.together, task.count - first);
         expert_input_fill(input, middle, NULL);
         __syncthreads();
         multiply_share(&share, ring, input, group, sums);
@@ -283,17 +283,28 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
     }
 }
 
-/* Dynamic shared memory of a kernel whose inputs have `columns`. */
-static size_t shared_bytes(const struct expert_ffn_args *args, int32_t columns)
+/* Dynamic shared memory of a kernel whose inputs have `columns`, `tokens` at once. */
+static size_t shared_bytes(int32_t columns, int32_t tokens)
 {
-    return WARPS * RING_BYTES + expert_input_bytes(columns, min_i32(args->scratch_rows, TOKENS));
+    return WARPS * RING_BYTES + expert_input_bytes(columns, tokens);
+}
+
+/* As many tokens at once as the call can bring, a product holds and shared memory allows. */
+static int32_t tokens_together(const struct stream *stream, const struct expert_ffn_args *args)
+{
+    int32_t columns = max_i32(args->layout->hidden, args->layout->width);
+    int32_t tokens = min_i32(args->scratch_rows, TOKENS);
+    while (tokens > 1 && shared_bytes(columns, tokens) > (size_t)stream->shared_bytes_max)
+        tokens--;
+    SL_ASSERT(shared_bytes(columns, tokens) <= (size_t)stream->shared_bytes_max);
+    return tokens;
 }
 
 static void launch_exact(struct stream *stream, const struct expert_ffn_work *ffn)
 {
     const struct expert_layout *layout = &ffn->layout;
-    size_t gate_bytes = shared_bytes(&ffn->args, layout->hidden);
-    size_t down_bytes = shared_bytes(&ffn->args, layout->width);
+    size_t gate_bytes = shared_bytes(layout->hidden, ffn->together);
+    size_t down_bytes = shared_bytes(layout->width, ffn->together);
     unsigned tasks = (unsigned)ffn->args.task_count;
     SL_ALLOW_SHARED(stream, gate_up_kernel, gate_bytes);
     SL_ALLOW_SHARED(stream, down_kernel, down_bytes);
@@ -318,8 +329,7 @@ extern "C" void cuda_expert_ffn(struct stream *stream, const struct expert_ffn_a
         expert_ffn_wide(stream, &ffn);
         return;
     }
-    SL_ASSERT(shared_bytes(args, max_i32(layout->hidden, layout->width)) <=
-              (size_t)stream->shared_bytes_max);
+    ffn.together = tokens_together(stream, args);
     size_t task_bytes = (size_t)args->scratch_rows * (size_t)layout->width * sizeof(float);
     SL_ASSERT(task_bytes <= CUDA_SCRATCH_BYTES);
     int32_t together = min_i32(args->task_count, (int32_t)(CUDA_SCRATCH_BYTES / task_bytes));

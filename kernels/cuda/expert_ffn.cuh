@@ -10,6 +10,7 @@ struct expert_ffn_work {
     struct expert_layout layout;
     float *middle; /* [tasks, scratch_rows, width] */
     const struct expert_task *tasks;
+    int32_t together; /* tokens of a task that a block takes at once */
 };
 
 /* With rounding, for many tokens. */

@@ -18,7 +18,8 @@
 
 #define WARPS       16
 #define THREADS     (WARPS * WARP_LANES)
-#define STAGES      4
+#define STAGES_MAX  4
+#define STAGES_MIN  2            /* where a block has less than 100 KiB of shared memory */
 #define TOKENS      64           /* of a block */
 #define TOKEN_TILES (TOKENS / 8) /* of a product */
 #define COLUMNS     LOWP_FP8_BLOCK
@@ -36,7 +37,7 @@
 #define OUT_ROWS    (WARPS * EXPERT_TILE_ROWS)
 
 static_assert(MIDDLE_ROWS == LOWP_FP8_BLOCK, "a block rounds what it makes of the middle");
-static_assert(STAGES * STAGE_BYTES >= TOKENS * (OUT_ROWS + 1) * 4,
+static_assert(STAGES_MIN * STAGE_BYTES >= TOKENS * (OUT_ROWS + 1) * 4,
               "results use the stages' memory");
 
 /* Rounded inputs of some tokens of each task. */
@@ -214,6 +215,7 @@ __device__ __forceinline__ void multiply_stage(const uint8_t *stage, int tokens,
 }
 
 /* All columns; afterwards the stages' memory is free. By the whole block. */
+template <int STAGES>
 __device__ __forceinline__ void multiply(const struct product &product, uint8_t *stages,
                                          float sums[TOKEN_TILES][4])
 {
@@ -269,6 +271,7 @@ __device__ __forceinline__ void set_band(struct product *product, const struct w
 }
 
 /* Grid (token tiles, blocks of 128 rows of the middle, tasks). */
+template <int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const struct wide wide)
 {
     SL_SHARED(uint8_t, stages);
@@ -283,7 +286,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
     struct product product = product_of(wide, wide.x, wide.ffn.layout.hidden, first, tokens);
     int band = (int)blockIdx.y * (WARPS / 2) + warp / 2;
     set_band(&product, wide, task->slot, warp % 2 ? EXPERT_W3 : EXPERT_W1, band, width);
-    multiply(product, stages, sums);
+    multiply<STAGES>(product, stages, sums);
 
     float *results = reinterpret_cast<float *>(stages); /* [token][gate or up][row] */
     const int pitch = 2 * MIDDLE_ROWS + 1;
@@ -307,6 +310,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
 
 /* Grid (token tiles, blocks of 256 rows of the output, tasks). For sm_80 five words spill,
  * addresses that the loop does not change: sixteen warps leave a thread 128 registers. */
+template <int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1) wide_down_kernel(const struct wide wide)
 {
     SL_SHARED(uint8_t, stages);
@@ -319,7 +323,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_down_kernel(const stru
     float sums[TOKEN_TILES][4] = {};
     struct product product = product_of(wide, wide.middle, wide.ffn.layout.width, first, tokens);
     set_band(&product, wide, task->slot, EXPERT_W2, (int)blockIdx.y * WARPS + warp, hidden);
-    multiply(product, stages, sums);
+    multiply<STAGES>(product, stages, sums);
 
     float *results = reinterpret_cast<float *>(stages); /* [token][row] */
     const int pitch = OUT_ROWS + 1;
@@ -353,19 +357,19 @@ static size_t place_scratch(struct wide *wide, uint8_t *memory, int32_t tasks, i
     return bytes + place_input(&wide->middle, wide->ffn.layout.width, pairs, memory + bytes);
 }
 
-static void launch_wide(struct stream *stream, const struct wide *wide)
+template <int STAGES> static void launch_wide(struct stream *stream, const struct wide *wide)
 {
     const struct expert_layout *layout = &wide->ffn.layout;
     unsigned tasks = (unsigned)wide->ffn.args.task_count;
     unsigned tiles = launch_blocks(wide->rows, TOKENS);
     size_t bytes = STAGES * STAGE_BYTES;
-    SL_ALLOW_SHARED(stream, wide_gate_up_kernel, bytes);
-    SL_ALLOW_SHARED(stream, wide_down_kernel, bytes);
+    SL_ALLOW_SHARED(stream, wide_gate_up_kernel<STAGES>, bytes);
+    SL_ALLOW_SHARED(stream, wide_down_kernel<STAGES>, bytes);
     SL_LAUNCH(stream, wide_input_kernel, dim3((unsigned)wide->rows, tasks), 256, 0, *wide);
-    SL_LAUNCH(stream, wide_gate_up_kernel,
+    SL_LAUNCH(stream, (wide_gate_up_kernel<STAGES>),
               dim3(tiles, launch_blocks(layout->width, MIDDLE_ROWS), tasks), THREADS, bytes, *wide);
-    SL_LAUNCH(stream, wide_down_kernel, dim3(tiles, launch_blocks(layout->hidden, OUT_ROWS), tasks),
-              THREADS, bytes, *wide);
+    SL_LAUNCH(stream, (wide_down_kernel<STAGES>),
+              dim3(tiles, launch_blocks(layout->hidden, OUT_ROWS), tasks), THREADS, bytes, *wide);
 }
 
 void expert_ffn_wide(struct stream *stream, const struct expert_ffn_work *work)
@@ -381,7 +385,11 @@ void expert_ffn_wide(struct stream *stream, const struct expert_ffn_work *work)
         SL_ASSERT(place_scratch(&wide, stream->scratch, tasks, rows) <= CUDA_SCRATCH_BYTES);
         wide.ffn.tasks = work->tasks + task;
         wide.ffn.args.task_count = tasks;
-        for (wide.first = 0; wide.first < work->args.scratch_rows; wide.first += rows)
-            launch_wide(stream, &wide);
+        for (wide.first = 0; wide.first < work->args.scratch_rows; wide.first += rows) {
+            if (stream->shared_bytes_max >= STAGES_MAX * STAGE_BYTES)
+                launch_wide<STAGES_MAX>(stream, &wide);
+            else
+                launch_wide<STAGES_MIN>(stream, &wide);
+        }
     }
 }

@@ -79,7 +79,8 @@ static size_t place_scratch(struct indexer_work *work, uint8_t *scratch, int32_t
     work->bins = reinterpret_cast<uint32_t *>(scratch + at);
     at += count * 2 * INDEXER_BINS * sizeof(uint32_t);
     work->counts = reinterpret_cast<uint32_t *>(scratch + at);
-    at += align_up(count * (size_t)work->blocks * INDEXER_COUNTS * sizeof(uint32_t), 256);
+    at +=
+        align_up(count * (size_t)work->blocks * (size_t)work->count_stride * sizeof(uint32_t), 256);
     work->weights = reinterpret_cast<float *>(scratch + at);
     at += align_up(count * heads * sizeof(float), 256);
     return at;
@@ -98,8 +99,10 @@ extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *a
     work.row_bytes = (int32_t)row_format_bytes(&args->format);
     work.scale = (float)(1.0 / root / sqrt((double)args->heads));
     work.rotation_scale = (float)(1.0 / root);
+    work.count_stride = args->round ? INDEXER_ROUND_COUNTS : INDEXER_COUNTS;
     work.packed = args->round && args->format.encoding == ROW_KEY && args->width == INDEXER_WIDTH &&
-                  work.heads_padded <= INDEXER_HEADS_MAX && (uintptr_t)args->rows % 16 == 0;
+                  work.heads_padded <= INDEXER_HEADS_MAX && (uintptr_t)args->rows % 16 == 0 &&
+                  indexer_score_bytes(work.heads_padded) <= (size_t)stream->shared_bytes_max;
     SL_ASSERT(place_scratch(&work, stream->scratch, 1) <= CUDA_SCRATCH_BYTES);
     int32_t together = args->tokens;
     while (place_scratch(&work, stream->scratch, together) > CUDA_SCRATCH_BYTES)

@@ -6,11 +6,12 @@
 #include "kernels/lowp.h"
 
 /* Scores are sorted into bins by their highest bits; see indexer_select.cu. */
-#define INDEXER_BINS_BITS  11
-#define INDEXER_BINS       (1 << INDEXER_BINS_BITS)
-#define INDEXER_LAST_BITS  10 /* of a f32; 5 of a bf16 value */
-#define INDEXER_COUNTS     ((1 << INDEXER_LAST_BITS) + 1)
-#define INDEXER_BLOCK_ROWS 2048 /* of a block that selects */
+#define INDEXER_BINS_BITS    11
+#define INDEXER_BINS         (1 << INDEXER_BINS_BITS)
+#define INDEXER_LAST_BITS    10 /* of a f32; 5 of a bf16 value */
+#define INDEXER_COUNTS       ((1 << INDEXER_LAST_BITS) + 1)
+#define INDEXER_ROUND_COUNTS ((1 << (16 - INDEXER_BINS_BITS)) + 1)
+#define INDEXER_BLOCK_ROWS   2048 /* of a block that selects */
 
 /* Queries for the tensor cores: 128 channels of f16 and padding, so that lanes of two heads meet
  * different banks of shared memory. */
@@ -25,14 +26,15 @@ struct indexer_work {
     struct indexer_args args;
     float *scores;     /* [tokens, rows_max]; of the call's last token args.scores */
     uint32_t *bins;    /* [tokens, 2, INDEXER_BINS] */
-    uint32_t *counts;  /* [tokens, blocks, INDEXER_COUNTS] */
+    uint32_t *counts;  /* [tokens, blocks, count_stride] */
     float *weights;    /* [tokens, heads_padded], scaled, then zeros */
     uint16_t *queries; /* [tokens, heads_padded, INDEXER_QUERY_PITCH] f16, channels in the order of
                           indexer_query.cu; what a head's values must be multiplied by is in its
                           weight */
     int32_t tokens, first_token, heads_padded, blocks;
     int32_t row_bytes;
-    float scale; /* of the weights */
+    int32_t count_stride; /* bins of the last bits, and one */
+    float scale;          /* of the weights */
     float rotation_scale;
     bool packed; /* the tensor cores' way: round, ROW_KEY, 128 channels */
 };
@@ -42,6 +44,8 @@ void indexer_prepare(struct stream *stream, const struct indexer_work *work);
 /* Scores and the first bins: any format, and packed keys. */
 void indexer_score_any(struct stream *stream, const struct indexer_work *work);
 void indexer_score_packed(struct stream *stream, const struct indexer_work *work);
+/* Shared memory that packed keys take with so many heads. */
+size_t indexer_score_bytes(int32_t heads_padded);
 /* The best rows, from scores and bins. */
 void indexer_select(struct stream *stream, const struct indexer_work *work);
 

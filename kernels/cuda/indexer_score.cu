@@ -178,10 +178,15 @@ static __global__ void __launch_bounds__(THREADS, 2) indexer_score_kernel(struct
         if (bins[i]) atomicAdd(&all[i], bins[i]);
 }
 
+size_t indexer_score_bytes(int32_t heads_padded)
+{
+    return WARPS * RING_BYTES + sizeof(uint32_t) * (INDEXER_BINS + INDEXER_HEADS_MAX / 2) +
+           sizeof(uint16_t) * (size_t)heads_padded * INDEXER_QUERY_PITCH;
+}
+
 void indexer_score_packed(struct stream *stream, const struct indexer_work *work)
 {
-    size_t bytes = WARPS * RING_BYTES + sizeof(uint32_t) * (INDEXER_BINS + INDEXER_HEADS_MAX / 2) +
-                   sizeof(uint16_t) * (size_t)work->heads_padded * INDEXER_QUERY_PITCH;
+    size_t bytes = indexer_score_bytes(work->heads_padded);
     int32_t tiles = ceil_div_i32(work->args.rows_max, TILE_ROWS * WARPS);
     int32_t blocks = min_i32(tiles, ceil_div_i32(2 * stream->processors, work->tokens));
     SL_ALLOW_SHARED(stream, indexer_score_kernel, bytes);

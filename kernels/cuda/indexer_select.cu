@@ -147,7 +147,8 @@ static __global__ void __launch_bounds__(THREADS) indexer_count_kernel(struct in
         if (head == prefix) atomicAdd(&counts[bits_of(key, 32 - known - last, last)], 1u);
     }
     __syncthreads();
-    uint32_t *out = work.counts + ((size_t)t * (size_t)work.blocks + blockIdx.x) * INDEXER_COUNTS;
+    uint32_t *out =
+        work.counts + ((size_t)t * (size_t)work.blocks + blockIdx.x) * (size_t)work.count_stride;
     for (int i = (int)threadIdx.x; i <= 1 << last; i += THREADS)
         out[i] = counts[i];
 }
@@ -163,14 +164,16 @@ __device__ __forceinline__ struct before add_counts(const struct indexer_work &w
                                                     uint32_t *parts, struct cut *found,
                                                     struct cut *cut)
 {
-    const uint32_t *counts = work.counts + (size_t)t * (size_t)work.blocks * INDEXER_COUNTS;
+    const uint32_t *counts =
+        work.counts + (size_t)t * (size_t)work.blocks * (size_t)work.count_stride;
+    size_t stride = (size_t)work.count_stride;
     int last = last_bits(work);
     for (int i = (int)threadIdx.x; i < 1 << last; i += THREADS)
         sums[i] = 0;
     __syncthreads();
 #pragma unroll 4
     for (int i = (int)threadIdx.x; i < blocks << last; i += THREADS) {
-        uint32_t count = counts[(size_t)(i >> last) * INDEXER_COUNTS + (i & ((1 << last) - 1))];
+        uint32_t count = counts[(size_t)(i >> last) * stride + (i & ((1 << last) - 1))];
         if (count) atomicAdd(&sums[i & ((1 << last) - 1)], count);
     }
     __syncthreads();
@@ -180,10 +183,10 @@ __device__ __forceinline__ struct before add_counts(const struct indexer_work &w
     for (int i = (int)threadIdx.x; i < (int)blockIdx.x * ((1 << last) - cut->bin); i += THREADS) {
         int b = i / ((1 << last) - cut->bin);
         int bin = cut->bin + 1 + i % ((1 << last) - cut->bin); /* the last is all keys above */
-        above += counts[(size_t)b * INDEXER_COUNTS + bin];
+        above += counts[(size_t)b * stride + bin];
     }
     for (int b = (int)threadIdx.x; b < (int)blockIdx.x; b += THREADS)
-        equal += counts[(size_t)b * INDEXER_COUNTS + cut->bin];
+        equal += counts[(size_t)b * stride + cut->bin];
     struct before before;
     block_scan(above, parts, &before.above);
     block_scan(equal, parts, &before.equal);
