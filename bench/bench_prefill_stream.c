@@ -20,6 +20,7 @@ static void print_value(const struct bench_options *options, const char *name, c
                         const char *unit, double value, double ceiling)
 {
     char text[96];
+    if (value <= 0) return; /* shares of nothing are left out */
     snprintf(text, sizeof text, "%s%s", name, what);
     const struct bench_line line = {.bench = "prefill-stream",
                                     .name = text,
