@@ -215,11 +215,10 @@ static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_o
 {
     struct lookahead_options lookahead = {
         .model = engine->placed ? engine->placed : engine->model,
-        /* Routers look ahead where the streams are, and that is RAM so far. */
-        .mode = engine->gpu && options->prefetch == SL_PREFETCH_AUTO ? SL_PREFETCH_HASH
-                                                                     : options->prefetch,
+        .mode = options->prefetch,
         .depth = options->prefetch_depth ? options->prefetch_depth : ENGINE_PREFETCH_DEPTH,
-        .state = PREDICTOR_SHARED,
+        /* From a GPU only the router's input comes to RAM, where routers look ahead. */
+        .state = engine->gpu ? PREDICTOR_INPUT : PREDICTOR_SHARED,
     };
     if (options->prefetch_depth < 0 || options->prefetch_depth > PREDICTOR_DISTANCE_MAX)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
