@@ -181,15 +181,18 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
 
 _Static_assert(TOPOLOGY_CORES_MAX <= ENGINE_THREADS_MAX, "a thread on each core must be allowed");
 
-/* A stream of the engine's threads, each on a core where there are enough. The caller's thread is
- * left where the system puts it: it is the user's, and threads it starts would be born with its
- * CPU. */
+/* A stream of the engine's threads. The caller's thread is left where the system puts it: it is the
+ * user's, and threads it starts would be born with its CPU. On one node the workers are left as
+ * well: beside pinned ones the caller stays on the core of one of them for seconds, and each waits
+ * for the other's turn. On several, workers are kept on cores, so that each reads its node's
+ * memory.
+ */
 static enum sl_status open_stream(sl_engine *engine, const struct ops *ops,
                                   const struct topology *topology, struct sl_error *error)
 {
     int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
     struct stream_options stream = {.threads = engine->threads};
-    if (stream.threads <= topology->core_count) {
+    if (topology->node_count > 1 && stream.threads <= topology->core_count) {
         topology_place(topology, stream.threads, cpus, nodes);
         cpus[0] = -1;
         stream.cpus = cpus;
@@ -212,11 +215,10 @@ static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_o
 {
     struct lookahead_options lookahead = {
         .model = engine->placed ? engine->placed : engine->model,
-        /* Routers look ahead where the streams are, and that is RAM so far. */
-        .mode = engine->gpu && options->prefetch == SL_PREFETCH_AUTO ? SL_PREFETCH_HASH
-                                                                     : options->prefetch,
+        .mode = options->prefetch,
         .depth = options->prefetch_depth ? options->prefetch_depth : ENGINE_PREFETCH_DEPTH,
-        .state = PREDICTOR_SHARED,
+        /* From a GPU only the router's input comes to RAM, where routers look ahead. */
+        .state = engine->gpu ? PREDICTOR_INPUT : PREDICTOR_SHARED,
     };
     if (options->prefetch_depth < 0 || options->prefetch_depth > PREDICTOR_DISTANCE_MAX)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,

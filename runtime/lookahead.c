@@ -71,7 +71,7 @@ enum sl_status lookahead_create(const struct lookahead_options *options, struct 
 {
     const struct model_config *config = &options->model->config;
     SL_ASSERT(options->depth >= 0 && options->depth <= PREDICTOR_DISTANCE_MAX);
-    SL_ASSERT(options->state == PREDICTOR_STREAMS || options->state == PREDICTOR_SHARED);
+    SL_ASSERT(options->state <= PREDICTOR_SHARED);
     *out = NULL;
     struct lookahead *lookahead = calloc(1, sizeof *lookahead);
     float *memory = calloc(floats_of(config), sizeof *memory);
@@ -265,7 +265,7 @@ static void score(struct forward *forward, const struct layer_weights *layer)
                                  .tokens = lookahead->row_count,
                                  .groups = 1,
                                  .bf16_input = forward->round};
-    forward->ops->linear(forward->stream, &logits);
+    forward->host_ops->linear(forward->host_stream, &logits);
     for (int32_t row = 0; row < lookahead->row_count; row++) {
         float *scores = lookahead->scores + (size_t)row * (size_t)experts;
         for (int32_t e = 0; e < experts; e++) {
@@ -416,7 +416,6 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
     learn(forward, chunk, idx);
     bool guess = pays(forward), record = forward->trace && lookahead->list_count > 0;
     if (!guess && !record) return;
-    if (forward->gpu) return; /* its arrays are in RAM, where the streams are not */
     if (!target(forward, idx, 1) && !target(forward, idx, 2)) return;
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
     enum predictor_state state = lookahead->options.state;
@@ -434,6 +433,31 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
         look_from_streams(forward, chunk, idx, PREDICTOR_SHARED,
                           guess && state == PREDICTOR_SHARED);
     }
+    lookahead->stats.layers++;
+    lookahead->stats.elapsed_ns += clock_now_ns(&lookahead->options.clock) - start_ns;
+}
+
+void lookahead_remember(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                        const float *x)
+{
+    struct lookahead *lookahead = forward->lookahead;
+    if (!lookahead || idx >= forward->model->config.layers) return;
+    learn(forward, chunk, idx);
+    choose_rows(lookahead, chunk->tokens);
+    copy_rows(lookahead, x, (size_t)forward->model->config.hidden, lookahead->x);
+}
+
+void lookahead_from_input(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
+{
+    struct lookahead *lookahead = forward->lookahead;
+    if (!lookahead || idx >= forward->model->config.layers) return;
+    const struct layer_weights *next = target(forward, idx, 1);
+    bool guess = lookahead->options.state == PREDICTOR_INPUT && pays(forward);
+    bool record = forward->trace && recorded_list(lookahead, 1, PREDICTOR_INPUT) >= 0;
+    if (!next || (!guess && !record)) return;
+    uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
+    score(forward, next);
+    use_scores(forward, chunk, idx, 1, PREDICTOR_INPUT, guess);
     lookahead->stats.layers++;
     lookahead->stats.elapsed_ns += clock_now_ns(&lookahead->options.clock) - start_ns;
 }

@@ -71,6 +71,12 @@ void lookahead_tokens(struct forward *forward, const int32_t *ids, int32_t count
 void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                      const float *streams, const float *x, const float *shared);
 
+/* With a GPU, where of a layer's arrays only x [T, D], the input of its router, comes to RAM: keeps
+ * what is needed of it, and learns from what was chosen; then guesses and records the next layer's
+ * choice from what was kept (PREDICTOR_INPUT). */
+void lookahead_remember(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                        const float *x);
+void lookahead_from_input(struct forward *forward, const struct forward_chunk *chunk, int32_t idx);
 /* After all of layer `idx`: only records, and only when asked to. */
 void lookahead_after(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                      const float *streams);

@@ -204,7 +204,12 @@ static enum sl_status run_visit(struct forward *forward, const struct forward_ch
     /* Reads travel while the shared and the resident experts run. */
     SL_TRY(acquire_more(forward, visit));
     moe_launch_shared(forward, visit->idx, chunk->tokens, visit->x, visit->out);
-    lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
+    if (forward->gpu) {
+        lookahead_remember(forward, chunk, visit->idx, forward->workspace->host_x);
+        lookahead_from_input(forward, chunk, visit->idx);
+    } else {
+        lookahead_layer(forward, chunk, visit->idx, visit->streams, visit->x, visit->out);
+    }
     SL_TRY(run_ready(forward, visit));
     while (visit->active > 0 || visit->next < visit->count) {
         SL_TRY(acquire_more(forward, visit));

@@ -225,6 +225,13 @@ static void run_on_host(struct forward *forward, const struct expert_view *views
     moe_run_on_host(forward, handshake->on_host, tasks);
 }
 
+static bool any_pending(const struct moe_handshake *handshake)
+{
+    for (int32_t i = 0; i < handshake->active; i++)
+        if (handshake->views[i].state == EXPERT_VIEW_PENDING) return true;
+    return false;
+}
+
 static enum sl_status first_failure(const struct moe_handshake *handshake)
 {
     for (int32_t i = 0; i < handshake->active; i++)
@@ -285,14 +292,17 @@ enum sl_status moe_handshake_serve(struct forward *forward, const struct forward
     handshake->late_count = handshake->gather_count = 0;
     empty_table(forward, pairs_max, pairs);
     uint64_t before_ns = clock_now_ns(&forward->clock);
+    lookahead_remember(forward, chunk, idx, ws->host_x); /* the next layer's will lie there */
     run_on_host(forward, handshake->views, handshake->active);
+    bool waits = any_pending(handshake);
+    if (waits) lookahead_from_input(forward, chunk, idx); /* while the copies travel */
     SL_TRY(take_late(forward, pairs_max, &sum));
     for (int32_t i = handshake->gather_count; i < pairs; i++)
         ws->host_gather[i] = -1;
+    set_flag(forward, MEETING_LATE, idx);
+    if (!waits) lookahead_from_input(forward, chunk, idx); /* while the GPU goes on */
     if (forward->on_dispatch)
         moe_explain(forward, sum.start_ns, handshake->views, handshake->active, before_ns);
-    lookahead_layer(forward, chunk, idx, NULL, NULL, NULL); /* learns what was chosen */
-    set_flag(forward, MEETING_LATE, idx);
     moe_finish_visit(forward, idx, &sum);
     return SL_OK;
 }

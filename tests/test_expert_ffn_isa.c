@@ -11,7 +11,6 @@
 
 /* As stated beside expert_kernel.multiply. */
 #define PRODUCT_ERROR_MAX 2e-5
-#define WIDE_ERROR_MAX    1e-4
 /* A middle value at the edge of a rounding may fall to either side: a few percent of itself. */
 #define EXPERT_ERROR_MAX 6e-3
 
@@ -166,7 +165,7 @@ static void products_of_extreme_values_stay_within_the_limit(void **state)
     /* Magnitudes from the smallest to the largest code in every block. */
     for (int i = 0; i < TOKENS * COLUMNS; i++)
         x[i] = ldexpf(x[i], -(int)test_random_below(&seed, 20));
-    check_products("wide range", expert, x, TOKENS, WIDE_ERROR_MAX);
+    check_products("wide range", expert, x, TOKENS, PRODUCT_ERROR_MAX);
     for (int i = 0; i < TOKENS * COLUMNS; i++)
         x[i] = i % 2 ? 1.5e36f : -1e36f; /* a tile's sum stays finite before its scale */
     check_products("huge", test_expert_make(&seed, COLUMNS, 32, 1, 4), x, TOKENS,
@@ -182,6 +181,36 @@ static void products_of_extreme_values_stay_within_the_limit(void **state)
     for (int i = 0; i < TOKENS * COLUMNS; i++)
         x[i] = 0;
     check_products("zeros", expert, x, TOKENS, PRODUCT_ERROR_MAX);
+}
+
+/* Spread magnitudes, so that some tokens have digits that others lack. */
+static void products_of_a_token_do_not_depend_on_its_neighbours(void **state)
+{
+    enum { COLUMNS = 384, TOKENS = 8 };
+    struct variant variants[3];
+    int count = find_variants(variants);
+    uint64_t seed = 6;
+    const struct test_expert *expert = test_expert_make(&seed, COLUMNS, 32, 118, 8);
+    float *x = ops_test_random_bf16(&seed, TOKENS * COLUMNS, 1.0f);
+    (void)state;
+    for (int i = 0; i < TOKENS * COLUMNS; i++)
+        x[i] = ldexpf(x[i], -(int)test_random_below(&seed, 1 + 5 * (uint32_t)(i / COLUMNS)));
+    for (int v = 0; v < count; v++) {
+        const struct expert_kernel *kernel = variants[v].kernel;
+        struct expert_band band = band_of(expert, EXPERT_TILE_ROWS);
+        float together[TOKENS][EXPERT_TILE_ROWS], alone[1][EXPERT_TILE_ROWS];
+        struct expert_panel all = {ops_test_alloc(TOKENS * COLUMNS / 32 * kernel->panel_bytes),
+                                   TOKENS};
+        struct expert_panel one = {ops_test_alloc(COLUMNS / 32 * kernel->panel_bytes), 1};
+        for (int32_t t = 0; t < TOKENS; t++)
+            kernel->pack(&all, t, 0, COLUMNS, x + t * COLUMNS);
+        kernel->multiply(&band, &all, together);
+        for (int32_t t = 0; t < TOKENS; t++) {
+            kernel->pack(&one, 0, 0, COLUMNS, x + t * COLUMNS);
+            kernel->multiply(&band, &one, alone);
+            ops_test_same_bits("products", alone[0], together[t], sizeof alone[0]);
+        }
+    }
 }
 
 /* Scale codes at both ends; sums near 2^-127 are subnormal, so few digits of them are left. */
@@ -390,6 +419,7 @@ int main(void)
         CASE(placing_puts_every_element_where_the_layout_says),
         CASE(products_of_random_values_stay_within_the_limit),
         CASE(products_of_extreme_values_stay_within_the_limit),
+        CASE(products_of_a_token_do_not_depend_on_its_neighbours),
         CASE(scale_codes_at_the_ends_are_powers_of_two),
         CASE(nan_and_infinity_come_out_as_nan),
         CASE(experts_agree_with_the_twin),

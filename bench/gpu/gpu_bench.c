@@ -16,7 +16,7 @@
 static void *allocations[ALLOCATIONS_MAX];
 static int32_t allocation_count;
 
-static uint64_t now_ns(void)
+uint64_t gpu_bench_now_ns(void)
 {
     struct timespec now;
     SL_ASSERT(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
@@ -29,9 +29,8 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The line of a case; its value is the median. Sorts the samples. No ceiling if that is 0. */
-static double print_line(const struct gpu_bench *bench, const char *name, const char *unit,
-                         double *samples, double ceiling)
+double gpu_bench_print(const struct gpu_bench *bench, const char *name, const char *unit,
+                       double *samples, double ceiling)
 {
     int32_t count = bench->rounds;
     qsort(samples, (size_t)count, sizeof *samples, compare_doubles);
@@ -106,7 +105,7 @@ static double sample(struct gpu_bench *bench, struct gpu_graph *graph, gpu_bench
 {
     struct gpu *gpu = bench->gpu;
     struct sl_error error;
-    uint64_t start_ns = now_ns();
+    uint64_t start_ns = gpu_bench_now_ns();
     if (graph)
         gpu->gpu_ops->graph_launch(gpu, graph);
     else
@@ -116,7 +115,7 @@ static double sample(struct gpu_bench *bench, struct gpu_graph *graph, gpu_bench
         fail(bench, "running", &error);
         return -1;
     }
-    return (double)(now_ns() - start_ns) / bench->repeats;
+    return (double)(gpu_bench_now_ns() - start_ns) / bench->repeats;
 }
 
 void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
@@ -139,8 +138,8 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
     }
     gpu->gpu_ops->graph_destroy(gpu, graph);
     if (bench->failures > 0) return;
-    (void)print_line(bench, name, bytes > 0 ? "GB/s" : "us", samples,
-                     bytes > 0 ? bench->copy_rate : 0);
+    (void)gpu_bench_print(bench, name, bytes > 0 ? "GB/s" : "us", samples,
+                          bytes > 0 ? bench->copy_rate : 0);
 }
 
 static void copy_pool(struct gpu_bench *bench, void *context, int32_t repeat)
@@ -159,7 +158,7 @@ static void measure_copy(struct gpu_bench *bench)
         if (ns < 0) return;
         if (round >= 0) rates[round] = (double)bench->pool_bytes / ns;
     }
-    bench->copy_rate = print_line(bench, "copy of device memory", "GB/s", rates, 0);
+    bench->copy_rate = gpu_bench_print(bench, "copy of device memory", "GB/s", rates, 0);
 }
 
 static void fill_pool(struct gpu_bench *bench)
@@ -202,6 +201,8 @@ int main(int argc, char **argv)
         gpu_bench_experts(&bench);
         gpu_bench_attention(&bench);
         gpu_bench_linear(&bench);
+        gpu_bench_layers(&bench);
+        gpu_bench_copies(&bench);
     }
     while (allocation_count > 0)
         bench.gpu->gpu_ops->free(bench.gpu, GPU_DEVICE, allocations[--allocation_count]);

@@ -37,9 +37,18 @@ typedef void gpu_bench_launch(struct gpu_bench *bench, void *context, int32_t re
 void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
                        gpu_bench_launch *launch, void *context);
 
+uint64_t gpu_bench_now_ns(void);
+
+/* Prints the line of a case and returns its value, the median of bench->rounds samples, which are
+ * sorted. No ceiling if that is 0. */
+double gpu_bench_print(const struct gpu_bench *bench, const char *name, const char *unit,
+                       double *samples, double ceiling);
+
 /* The cases. */
 void gpu_bench_experts(struct gpu_bench *bench);
 void gpu_bench_attention(struct gpu_bench *bench);
 void gpu_bench_linear(struct gpu_bench *bench);
+void gpu_bench_layers(struct gpu_bench *bench);
+void gpu_bench_copies(struct gpu_bench *bench);
 
 #endif

@@ -245,8 +245,14 @@ void gpu_bench_linear(struct gpu_bench *bench)
     } shapes[] = {
         {"wq_a fp8 1024 x 4096", MATRIX_FP8, 1024, 4096, 1},
         {"wq_b fp8 32768 x 1024", MATRIX_FP8, 32768, 1024, 1},
+        {"wkv fp8 512 x 4096", MATRIX_FP8, 512, 4096, 1},
         {"wo_a fp8 8192 x 4096 in groups", MATRIX_FP8, 8192, 4096, 8},
         {"wo_b fp8 4096 x 8192", MATRIX_FP8, 4096, 8192, 1},
+        {"shared w1 fp8 2048 x 4096", MATRIX_FP8, 2048, 4096, 1},
+        {"shared w2 fp8 4096 x 2048", MATRIX_FP8, 4096, 2048, 1},
+        {"compressor bf16 1024 x 4096", MATRIX_BF16, 1024, 4096, 1},
+        {"router bf16 256 x 4096", MATRIX_BF16, 256, 4096, 1},
+        {"streams f32 24 x 16384", MATRIX_F32, 24, 16384, 1},
         {"head bf16 129280 x 4096", MATRIX_BF16, 129280, 4096, 1},
     };
     if (!bench->gpu->ops->linear) return;
@@ -255,7 +261,8 @@ void gpu_bench_linear(struct gpu_bench *bench)
             int32_t tokens = token_counts[t];
             size_t elements = (size_t)shapes[s].rows * (size_t)shapes[s].columns;
             bool fp8 = shapes[s].format == MATRIX_FP8;
-            struct linear_case test = {.weight_bytes = elements * (fp8 ? 1 : 2)};
+            size_t element = fp8 ? 1 : shapes[s].format == MATRIX_BF16 ? 2 : 4;
+            struct linear_case test = {.weight_bytes = elements * element};
             char name[96];
             test.args = (struct linear_args){
                 .x = gpu_bench_put(bench, NULL,

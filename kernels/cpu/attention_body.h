@@ -156,17 +156,16 @@ static void attention_finish(const struct attention_item *item, int32_t head, fl
     if (item->args->round) quantise_bf16_row(out, out, item->args->width);
 }
 
-/* Decoding the rows again in every item is cheaper than a thread without work. */
-static int32_t attention_item_heads(const struct attention_args *args)
-{
-    int32_t whole = args->tokens * ceil_div_i32(args->heads, ATTENTION_HEADS);
-    return whole < 16 ? ATTENTION_TILE : ATTENTION_HEADS;
-}
+struct attention_call {
+    const struct attention_args *args;
+    int32_t item_heads;
+};
 
 static void attention_run_item(const void *context, int32_t idx)
 {
-    const struct attention_args *args = context;
-    int32_t item_heads = attention_item_heads(args);
+    const struct attention_call *call = context;
+    const struct attention_args *args = call->args;
+    int32_t item_heads = call->item_heads;
     int32_t blocks = ceil_div_i32(args->heads, item_heads);
     int32_t t = idx / blocks;
     int32_t head_first = idx % blocks * item_heads;
@@ -201,9 +200,14 @@ static void attention_run_item(const void *context, int32_t idx)
 
 static void attention_run(struct stream *stream, const struct attention_args *args)
 {
+    struct attention_call call = {args, ATTENTION_HEADS};
+    int32_t threads = worker_pool_threads(stream->pool);
+    int32_t items = args->tokens * ceil_div_i32(args->heads, ATTENTION_HEADS);
     visible_rows_check(args);
-    stream_run(stream, args->tokens * ceil_div_i32(args->heads, attention_item_heads(args)),
-               attention_run_item, args);
+    /* Decoding the rows again in every item is cheaper than a thread without work. */
+    if (threads > 1 && items < 2 * threads) call.item_heads = ATTENTION_TILE;
+    stream_run(stream, args->tokens * ceil_div_i32(args->heads, call.item_heads),
+               attention_run_item, &call);
 }
 
 #endif

@@ -9,7 +9,7 @@
 #define DOWN_ROWS       64
 #define MIDDLE_TOKENS   64 /* whose middle rows a share keeps at once */
 #define PACK_ALONE_MAX  8  /* rows quantised sooner than another thread wakes */
-#define PANEL_BYTES_MAX 72
+#define PANEL_BYTES_MAX 112
 
 /* Some tokens of one task; its panels are those of pairs pair .. pair + count - 1. */
 struct entry {

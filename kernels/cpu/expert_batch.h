@@ -27,14 +27,13 @@ struct expert_panel {
 
 /* The inner functions of one instruction set. */
 struct expert_kernel {
-    size_t panel_bytes; /* of one token and 32 columns, at most 72 */
+    size_t panel_bytes; /* of one token and 32 columns, at most 112 */
     /* Rounds columns first .. first + count - 1 of a token (`first` a multiple of 128, `count` of
      * 32) as quantise_aq128 does and packs them. */
     void (*pack)(const struct expert_panel *panel, int32_t token, int32_t first, int32_t count,
                  const float *x);
     /* sums[t] = the band times token t. Against exact products of the rounded inputs, the rms of
-     * the error over a matrix is at most 2e-5 of the rms of the products, and 1e-4 where magnitudes
-     * are spread evenly over the whole range of e4m3. */
+     * the error over a matrix is at most 2e-5 of the rms of the products. */
     void (*multiply)(const struct expert_band *band, const struct expert_panel *panel,
                      float sums[][EXPERT_TILE_ROWS]);
     /* The middle of one token for one band from its two sums. */

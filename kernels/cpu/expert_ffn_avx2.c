@@ -3,51 +3,85 @@
  * Per token and 32 columns the rounded activations are put on a grid of 16 bits (a power of two
  * apart, the largest value just inside) and split into two int8 digits, q = 256 * high + low;
  * weights become the bytes 2 * e2m1 + 12 through a shuffle. Sums of their products are exact:
- * vpmaddubsw over 16 columns stays within 4 * 2 * 24 * 128 < 2^15. Only e4m3 values below 2^-12 of
+ * vpmaddubsw over 16 columns stays within 4 * 2 * 24 * 128 < 2^15. Only e4m3 values below 2^-11 of
  * their 32 columns' largest are rounded by the grid. What remains is
  *     sum = half_unit * (sum of bytes * q - 12 * sum of q),
- * times the row's scale, added up in f32. */
+ * times the row's scale, added up in f32.
+ *
+ * Where such small values are many enough to matter, by more than 1.5e-5 of the columns' root of
+ * squares, what the grid left of them is a third digit, exact in eighths of a unit, and its sum is
+ * added. */
 #include "kernels/cpu/expert_batch.h"
 
 #include "kernels/cpu/expert_values.h"
 
 #include <immintrin.h>
 
-#define PREFETCH_BYTES                                                                             \
-    8192 /* ahead of the tile at work, into L2: L1 has too few lines under way                     \
-          */
+/* Ahead of the tile at work, into L2: L1 has too few lines under way. */
+#define PREFETCH_BYTES 8192
+
+#define REST_STEPS 8 /* of a unit: e4m3 has no finer digits below the largest value's */
 
 /* One token's 32 columns. Columns of each eight are in the order the nibbles come apart: of the
  * low nibbles 0 4 1 5, then of the high ones 2 6 3 7. */
 struct digits {
     int8_t high[EXPERT_TILE_COLUMNS];
     int8_t low[EXPERT_TILE_COLUMNS];
+    int8_t rest[EXPERT_TILE_COLUMNS]; /* what they leave, in units / REST_STEPS */
     float half_unit;
-    int32_t offset; /* 12 * sum of q */
+    float half_rest;     /* half_unit / REST_STEPS; 0: no rest worth adding */
+    int32_t offset;      /* 12 * sum of q */
+    int32_t rest_offset; /* 12 * sum of the rests */
 };
+
+static inline uint32_t add_lanes(__m256i lanes)
+{
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
+/* 32 integers that fit in bytes, each eight in the order 0 4 1 5 2 6 3 7: packing leaves the halves
+ * of all eights side by side. */
+static inline void store_bytes(const __m256i *integers, int8_t *out)
+{
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]),
+                                       _mm256_packs_epi32(integers[2], integers[3]));
+    __m128i front = _mm256_castsi256_si128(bytes), back = _mm256_extracti128_si256(bytes, 1);
+    _mm_storeu_si128((__m128i *)(void *)out, _mm_unpacklo_epi8(front, back));
+    _mm_storeu_si128((__m128i *)(void *)(out + 16), _mm_unpackhi_epi8(front, back));
+}
 
 static void split_digits(const float *x, struct digits *out)
 {
-    static const uint8_t order[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-    int32_t grid[EXPERT_TILE_COLUMNS];
-    uint32_t sum = 0; /* unsigned, as NaN leaves anything in the grid */
+    __m256i high[4], low[4], rest[4];
+    __m256i sum = _mm256_setzero_si256(), rest_sum = sum, squares = sum, rest_squares = sum;
     uint32_t exponent = expert_values_amax_bits(x, EXPERT_TILE_COLUMNS) >> 23;
     bool is_finite = exponent < 255;
     exponent = exponent > 15 ? exponent : 15; /* a block of zeros */
-    float inverse = lowp_from_bits((268u - exponent) << 23);
-    for (int32_t i = 0; i < EXPERT_TILE_COLUMNS; i++) {
-        /* The nearest integer lies in the low bits of the sum. */
-        grid[i] = (int32_t)(lowp_bits(x[i] * inverse + 0x1.8p23f) - 0x4b400000u);
-        sum += (uint32_t)grid[i];
+    __m256 inverse = _mm256_set1_ps(lowp_from_bits((268u - exponent) << 23));
+    for (int i = 0; i < 4; i++) { /* NaN leaves anything in the grid */
+        __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse);
+        __m256i grid = _mm256_cvtps_epi32(scaled);
+        __m256 left = _mm256_sub_ps(scaled, _mm256_cvtepi32_ps(grid));
+        __m256i coarse = _mm256_srai_epi32(grid, 7); /* whose squares fit in 32 bits */
+        high[i] = _mm256_srai_epi32(_mm256_add_epi32(grid, _mm256_set1_epi32(128)), 8);
+        low[i] = _mm256_sub_epi32(grid, _mm256_slli_epi32(high[i], 8));
+        rest[i] = _mm256_cvtps_epi32(_mm256_mul_ps(left, _mm256_set1_ps(REST_STEPS)));
+        sum = _mm256_add_epi32(sum, grid);
+        rest_sum = _mm256_add_epi32(rest_sum, rest[i]);
+        squares = _mm256_add_epi32(squares, _mm256_mullo_epi32(coarse, coarse));
+        rest_squares = _mm256_add_epi32(rest_squares, _mm256_mullo_epi32(rest[i], rest[i]));
     }
-    for (int32_t i = 0; i < EXPERT_TILE_COLUMNS; i++) {
-        int32_t q = grid[(i & ~7) + order[i & 7]];
-        int32_t high = (q + 128) >> 8;
-        out->high[i] = (int8_t)high;
-        out->low[i] = (int8_t)(q - 256 * high);
-    }
+    store_bytes(high, out->high);
+    store_bytes(low, out->low);
+    store_bytes(rest, out->rest);
+    /* rests^2 / 64 > 2^-32 * q^2 */
+    bool counts = is_finite && add_lanes(rest_squares) << 12 > add_lanes(squares);
     out->half_unit = lowp_from_bits(is_finite ? (exponent - 15) << 23 : 0x7fc00000u);
-    out->offset = (int32_t)(12 * sum);
+    out->half_rest = counts ? out->half_unit / REST_STEPS : 0.0f;
+    out->offset = (int32_t)(12 * add_lanes(sum));
+    out->rest_offset = (int32_t)(12 * add_lanes(rest_sum));
 }
 
 static void pack(const struct expert_panel *panel, int32_t token, int32_t first, int32_t count,
@@ -126,6 +160,12 @@ static inline void prefetch_tile(const uint8_t *codes)
         _mm_prefetch((const char *)codes + PREFETCH_BYTES + line, _MM_HINT_T1);
 }
 
+/* The sum of 8 rows' digits as f32, without the row's scale. */
+static inline __m256 scale_digits(__m256i whole, const struct digits *digits)
+{
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_set1_ps(digits->half_unit));
+}
+
 /* Adds 8 rows of one tile for every token. */
 static inline void add_rows(const uint8_t *codes, __m256 scales, const struct digits *digits,
                             int32_t tokens, float (*sums)[EXPERT_TILE_ROWS])
@@ -137,7 +177,7 @@ static inline void add_rows(const uint8_t *codes, __m256 scales, const struct di
         __m256i whole = _mm256_add_epi32(multiply_half(weights, digits, 0),
                                          multiply_half(weights + 4, digits, 16));
         whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(digits->offset));
-        __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_set1_ps(digits->half_unit));
+        __m256 sum = scale_digits(whole, digits);
         _mm256_storeu_ps(sums[t], _mm256_fmadd_ps(sum, scales, _mm256_loadu_ps(sums[t])));
     }
 }
@@ -151,6 +191,33 @@ static inline void add_group(const uint8_t *codes, const struct digits *digits, 
     *highs =
         _mm256_add_epi16(*highs, multiply_digits(weights[0], weights[1], digits->high + column));
     *lows = _mm256_add_epi16(*lows, multiply_digits(weights[0], weights[1], digits->low + column));
+}
+
+/* Adds the rests of one tile, just used, for every token that has some. Apart, as it is seldom
+ * called for. */
+static void __attribute__((noinline))
+add_rests(const uint8_t *codes, const uint8_t *scales, const struct digits *digits, int32_t tokens,
+          float (*sums)[EXPERT_TILE_ROWS])
+{
+    for (int half = 0; half < 2; half++, codes += 32, scales += 8) {
+        __m256i weights[8];
+        for (int group = 0; group < 4; group++)
+            decode_group(codes + EXPERT_TILE_BYTES / 4 * group, weights + 2 * group);
+        for (int32_t t = 0; t < tokens; t++) {
+            __m256i rests = _mm256_setzero_si256(); /* 32 columns: within 16 * 2 * 24 * 4 */
+            float *target = &sums[t][8 * half];
+            if (digits[t].half_rest == 0) continue;
+            for (int i = 0; i < 8; i += 2)
+                rests = _mm256_add_epi16(
+                    rests, multiply_digits(weights[i], weights[i + 1], digits[t].rest + 4 * i));
+            __m256i whole = _mm256_madd_epi16(rests, _mm256_set1_epi16(1));
+            whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(digits[t].rest_offset));
+            __m256 sum =
+                _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_set1_ps(digits[t].half_rest));
+            _mm256_storeu_ps(target,
+                             _mm256_fmadd_ps(sum, load_scales(scales), _mm256_loadu_ps(target)));
+        }
+    }
 }
 
 /* A single token: both halves of a tile together, so that its digits are loaded once, and sums in
@@ -177,9 +244,16 @@ static void multiply_one(const struct expert_band *band, const struct digits *di
                 whole[half] = _mm256_add_epi32(whole[half], join_digits(highs[half], lows[half]));
         }
         for (int half = 0; half < 2; half++) {
-            __m256 sum =
-                _mm256_mul_ps(_mm256_cvtepi32_ps(whole[half]), _mm256_set1_ps(digits->half_unit));
+            __m256 sum = scale_digits(whole[half], digits);
             sums[half] = _mm256_fmadd_ps(sum, load_scales(scales + 8 * half), sums[half]);
+        }
+        if (digits->half_rest != 0) {
+            float kept[1][EXPERT_TILE_ROWS];
+            _mm256_storeu_ps(kept[0], sums[0]);
+            _mm256_storeu_ps(kept[0] + 8, sums[1]);
+            add_rests(codes, scales, digits, 1, kept);
+            sums[0] = _mm256_loadu_ps(kept[0]);
+            sums[1] = _mm256_loadu_ps(kept[0] + 8);
         }
         codes += EXPERT_TILE_BYTES;
         scales += EXPERT_TILE_ROWS;
@@ -204,6 +278,10 @@ static void multiply(const struct expert_band *band, const struct expert_panel *
         for (int half = 0; half < 2; half++)
             add_rows(codes + 32 * half, load_scales(scales + 8 * half), digits, panel->tokens,
                      (float(*)[EXPERT_TILE_ROWS])(void *)&sums[0][8 * half]);
+        bool any = false;
+        for (int32_t t = 0; t < panel->tokens; t++)
+            any |= digits[t].half_rest != 0;
+        if (any) add_rests(codes, scales, digits, panel->tokens, sums);
         codes += EXPERT_TILE_BYTES;
         scales += EXPERT_TILE_ROWS;
         digits += panel->tokens;

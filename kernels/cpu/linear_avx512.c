@@ -171,24 +171,25 @@ SIMD_INLINE void multiply_few(const struct linear_rows *args, enum matrix_format
     __m512 sums[LINEAR_ROWS][FEW];
     uint8_t tail[2 * LINEAR_BLOCK];
     int32_t blocks = linear_blocks(args->weight);
+    int32_t step = tokens == 1 ? LINEAR_SPAN : LINEAR_SPAN_FEW;
     int32_t whole = args->weight->columns / LINEAR_BLOCK;
     if (tokens == 1 && whole == blocks && whole < FEW && row[0] + LINEAR_ROWS - 1 == row[3] &&
         row[0] / LINEAR_BLOCK == row[3] / LINEAR_BLOCK) {
-        linear_span_decode(span, args->weight, row[0], 0);
+        linear_span_decode(span, args->weight, row[0], 0, LINEAR_SPAN);
         multiply_short(args, format, decoder, span, row[0], totals[0]);
         return;
     }
     for (int r = 0; r < LINEAR_ROWS; r++)
         for (int t = 0; t < tokens; t++)
             sums[r][t] = _mm512_setzero_ps();
-    for (int32_t first = 0; first < blocks; first += LINEAR_SPAN) {
+    for (int32_t first = 0; first < blocks; first += step) {
         const uint16_t *x = (const uint16_t *)args->input + (size_t)first * LINEAR_BLOCK;
-        int32_t count = min_i32(LINEAR_SPAN, whole - first);
+        int32_t count = min_i32(step, whole - first);
         for (int r = 0; r < LINEAR_ROWS; r++) {
-            linear_span_decode(span, args->weight, row[r], first);
+            linear_span_decode(span, args->weight, row[r], first, step);
             multiply_blocks(decoder, format, find_block(args, format, row[r], first, tail),
                             span->scales, count, x, args->input_stride, tokens, sums[r]);
-            if (first + count == blocks || first + LINEAR_SPAN < blocks) continue;
+            if (first + count == blocks || first + step < blocks) continue;
             multiply_blocks(decoder, format, find_block(args, format, row[r], whole, tail),
                             span->scales + count, 1, x + (size_t)count * LINEAR_BLOCK,
                             args->input_stride, tokens, sums[r]);

@@ -13,7 +13,8 @@
 #define LINEAR_BLOCK      LOWP_FP8_BLOCK
 #define LINEAR_ROWS       4   /* rows a kernel works on together */
 #define LINEAR_TOKENS_MAX 256 /* of a tile */
-#define LINEAR_SPAN       256 /* blocks whose scales are decoded at once */
+#define LINEAR_SPAN       256 /* blocks of a row that one token goes through at once */
+#define LINEAR_SPAN_FEW   8 /* with more tokens: their inputs stay in the L1 cache for four rows */
 
 /* Some rows of one group, against all tokens of a tile. */
 struct linear_rows {
@@ -60,16 +61,17 @@ struct linear_span {
     int32_t first, count, tile; /* count 0: nothing decoded */
 };
 
-/* Makes the span hold the scales of `row` from block `first` on; only of MATRIX_FP8. */
+/* Makes the span hold the scales of `row` from block `first` on, up to `count_max` of them; only of
+ * MATRIX_FP8. */
 static inline void linear_span_decode(struct linear_span *span, const struct matrix *weight,
-                                      int32_t row, int32_t first)
+                                      int32_t row, int32_t first, int32_t count_max)
 {
     int32_t tile = row / LINEAR_BLOCK;
     if (weight->format != MATRIX_FP8) return;
     if (span->count > 0 && first == span->first && tile == span->tile) return;
     span->first = first;
     span->tile = tile;
-    span->count = min_i32(LINEAR_SPAN, linear_blocks(weight) - first);
+    span->count = min_i32(count_max, linear_blocks(weight) - first);
     const uint8_t *codes =
         weight->scale + (size_t)tile * (size_t)linear_blocks(weight) + (size_t)first;
     for (int32_t i = 0; i < span->count; i++)

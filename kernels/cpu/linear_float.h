@@ -16,8 +16,7 @@
 /* Weights are fetched into L2 this far ahead; a pair of lines comes with its first. */
 #define LINEAR_FLOAT_AHEAD 4096
 #define LINEAR_FLOAT_PAIR  128
-#define LINEAR_FLOAT_RUN   1024 /* bytes of a row worked on side by side: more would scatter reads \
-                                 */
+#define LINEAR_FLOAT_RUN   1024 /* bytes of a row summed side by side: more scatter the reads */
 
 typedef simd_f32 linear_float_totals[LINEAR_ROWS];
 
@@ -121,15 +120,16 @@ SIMD_INLINE void linear_float_few(const struct linear_rows *args, enum matrix_fo
 {
     uint8_t tail[4 * LINEAR_BLOCK];
     int32_t blocks = linear_blocks(args->weight);
+    int32_t step = tokens == 1 ? LINEAR_SPAN : LINEAR_SPAN_FEW;
     int32_t whole = rows->columns / LINEAR_BLOCK;
-    for (int32_t first = 0; first < blocks; first += LINEAR_SPAN) {
+    for (int32_t first = 0; first < blocks; first += step) {
         const float *x = (const float *)args->input + (size_t)first * LINEAR_BLOCK;
-        int32_t count = min_i32(LINEAR_SPAN, whole - first);
+        int32_t count = min_i32(step, whole - first);
         for (int r = 0; r < LINEAR_ROWS; r++) {
-            linear_span_decode(span, args->weight, rows->number[r], first);
+            linear_span_decode(span, args->weight, rows->number[r], first, step);
             linear_float_blocks(format, linear_float_find(format, rows, r, first, tail),
                                 span->scales, count, x, args->input_stride, tokens, r, totals);
-            if (first + count == blocks || first + LINEAR_SPAN < blocks) continue;
+            if (first + count == blocks || first + step < blocks) continue;
             linear_float_blocks(format, linear_float_find(format, rows, r, whole, tail),
                                 span->scales + count, 1, x + (size_t)count * LINEAR_BLOCK,
                                 args->input_stride, tokens, r, totals);

@@ -348,6 +348,11 @@ void worker_pool_destroy(struct worker_pool *pool)
     free(pool);
 }
 
+int32_t worker_pool_threads(const struct worker_pool *pool)
+{
+    return pool->thread_count;
+}
+
 int32_t worker_pool_pinned(const struct worker_pool *pool)
 {
     return pool->pinned;

@@ -66,6 +66,9 @@ SL_MUST_USE enum sl_status worker_pool_create(const struct worker_pool_options *
  * its former CPUs back, provided that the same thread calls. */
 void worker_pool_destroy(struct worker_pool *pool);
 
+/* How many threads work, the caller among them. */
+int32_t worker_pool_threads(const struct worker_pool *pool);
+
 /* How many threads run on the one CPU that was asked for them. */
 int32_t worker_pool_pinned(const struct worker_pool *pool);
 

@@ -322,6 +322,7 @@ extern "C" void cuda_expert_ffn(struct stream *stream, const struct expert_ffn_a
     const struct expert_layout *layout = args->layout;
     SL_ASSERT(layout->hidden > 0 && layout->hidden % EXPERT_TILE_COLUMNS == 0);
     SL_ASSERT(layout->width > 0 && layout->width % EXPERT_TILE_COLUMNS == 0);
+    SL_ASSERT((uintptr_t)args->x % 16 == 0);
     if (args->task_count == 0 || args->scratch_rows == 0) return;
     SL_ASSERT(args->task_count > 0 && args->scratch_rows > 0);
     struct expert_ffn_work ffn = {.args = *args, .layout = *layout, .tasks = args->tasks};

@@ -8,7 +8,10 @@
  *
  * A row's weights are expanded relative to the largest scale of their 128 columns, which is exact
  * unless scales of one row lie more than 2^23 apart; sums are f32. Against the twin as the kernels
- * for few tokens, whose sums go in another order. */
+ * for few tokens, whose sums go in another order.
+ *
+ * Spills: sixteen warps leave a thread 128 registers. With four stages five words for sm_80 and
+ * none for sm_90a, with two at most twelve: addresses that the loop does not change. */
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/expert_ffn.cuh"
 #include "kernels/cuda/expert_input.cuh"
@@ -308,8 +311,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
     }
 }
 
-/* Grid (token tiles, blocks of 256 rows of the output, tasks). For sm_80 five words spill,
- * addresses that the loop does not change: sixteen warps leave a thread 128 registers. */
+/* Grid (token tiles, blocks of 256 rows of the output, tasks). */
 template <int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1) wide_down_kernel(const struct wide wide)
 {

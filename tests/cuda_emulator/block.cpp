@@ -3,6 +3,7 @@
 #include "tests/cuda_emulator/emulator.h"
 #include "tests/cuda_emulator/fiber.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,6 +35,7 @@ struct thread_state {
     uint64_t seen;
     const char *what;
     bool done;
+    bool yielded; /* has let others run in this sweep */
 };
 
 const char *kernel_name = "";
@@ -46,7 +48,9 @@ struct {
     uint64_t generation;
     int result[2];
 } barrier;
-enum cuda_emulator_order order = CUDA_EMULATOR_FORWARD;
+enum cuda_emulator_order wanted_order = CUDA_EMULATOR_MIXED;
+enum cuda_emulator_order order = CUDA_EMULATOR_FORWARD; /* of the running grid */
+unsigned grids;
 uint64_t order_state = 1;
 
 thread_state &self()
@@ -94,7 +98,7 @@ void print_place(const uint3 &thread)
     abort();
 }
 
-/* The thread that comes i-th in a sweep. */
+/* What comes i-th of `count`. */
 size_t in_order(size_t i, size_t count, size_t offset)
 {
     if (order == CUDA_EMULATOR_REVERSE) return count - 1 - i;
@@ -102,16 +106,40 @@ size_t in_order(size_t i, size_t count, size_t offset)
     return i;
 }
 
+/* Runs the threads of a warp until all of them wait for others; returns how many ended. Warp by
+ * warp, so that the stacks in use stay in the cache. */
+size_t run_warp(size_t warp, size_t offset, bool *progress)
+{
+    size_t first = warp * LANES;
+    size_t count = std::min<size_t>(LANES, threads.size() - first);
+    size_t ended = 0;
+    bool moved = true;
+    while (moved) {
+        moved = false;
+        for (size_t i = 0; i < count; i++) {
+            thread_state &state = threads[first + in_order(i, count, offset)];
+            if (state.done || state.yielded) continue;
+            if (state.waits_for && *state.waits_for == state.seen) continue;
+            cuda_emulator_self = &state.thread;
+            fiber_enter((int)state.thread.linear);
+            moved = *progress = true;
+            ended += state.done;
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        threads[first + i].yielded = false;
+    return ended;
+}
+
 void run_block()
 {
-    size_t count = threads.size();
-    size_t left = count;
+    size_t left = threads.size();
     memset(&barrier, 0, sizeof barrier);
     for (warp &one : warps)
         for (meeting &each : one.meetings)
             each.arrived = each.mask = 0;
-    for (size_t i = 0; i < count; i++) {
-        threads[i].done = false;
+    for (size_t i = 0; i < threads.size(); i++) {
+        threads[i].done = threads[i].yielded = false;
         threads[i].waits_for = nullptr;
         fiber_prepare((int)i, run_fiber);
     }
@@ -119,14 +147,8 @@ void run_block()
         bool progress = false;
         order_state = order_state * 6364136223846793005ull + 1442695040888963407ull;
         size_t offset = (size_t)(order_state >> 40);
-        for (size_t i = 0; i < count; i++) {
-            thread_state &state = threads[in_order(i, count, offset)];
-            if (state.done || (state.waits_for && *state.waits_for == state.seen)) continue;
-            cuda_emulator_self = &state.thread;
-            fiber_enter((int)state.thread.linear);
-            progress = true;
-            left -= state.done;
-        }
+        for (size_t i = 0; i < warps.size(); i++)
+            left -= run_warp(in_order(i, warps.size(), offset), offset, &progress);
         if (!progress) die_of_deadlock();
     }
     cuda_emulator_self = nullptr;
@@ -147,7 +169,7 @@ void make_threads(dim3 block)
 
 void cuda_emulator_set_order(enum cuda_emulator_order wanted)
 {
-    order = wanted;
+    wanted_order = wanted;
 }
 
 void cuda_emulator_run_grid(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
@@ -155,6 +177,8 @@ void cuda_emulator_run_grid(const char *name, dim3 grid, dim3 block, size_t shar
 {
     kernel_name = name;
     kernel_body = &body;
+    order = wanted_order == CUDA_EMULATOR_MIXED ? (enum cuda_emulator_order)(grids++ % 3)
+                                                : wanted_order;
     make_threads(block);
     cuda_emulator_where.block_dim = block;
     cuda_emulator_where.grid_dim = grid;
@@ -220,6 +244,7 @@ const cuda_emulator_words *cuda_emulator_exchange(unsigned mask, const cuda_emul
 
 void cuda_emulator_yield()
 {
+    self().yielded = true;
     fiber_leave(false);
 }
 

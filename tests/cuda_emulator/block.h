@@ -13,7 +13,7 @@
 
 /* What one lane shows the others in an exchange. */
 struct cuda_emulator_words {
-    uint32_t word[12];
+    uint32_t word[2];
 };
 
 struct cuda_emulator_thread {

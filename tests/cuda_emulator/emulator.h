@@ -18,8 +18,13 @@ void cuda_emulator_set_devices(int count);
 void cuda_emulator_set_memory(size_t bytes);
 
 /* In which order a block's threads run between barriers. A kernel whose result depends on it has a
- * race. */
-enum cuda_emulator_order { CUDA_EMULATOR_FORWARD, CUDA_EMULATOR_REVERSE, CUDA_EMULATOR_SHUFFLED };
+ * race. MIXED, unless set: each launch takes the next of the three before it. */
+enum cuda_emulator_order {
+    CUDA_EMULATOR_FORWARD,
+    CUDA_EMULATOR_REVERSE,
+    CUDA_EMULATOR_SHUFFLED,
+    CUDA_EMULATOR_MIXED,
+};
 void cuda_emulator_set_order(enum cuda_emulator_order order);
 
 /* The kernel launched after `launches` more ones fails, and with it, as on a device, everything

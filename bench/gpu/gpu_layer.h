@@ -1,0 +1,41 @@
+/* A pass of the model's shape for the benchmarks: its sizes and its arrays. */
+#ifndef SLUICE_BENCH_GPU_GPU_LAYER_H
+#define SLUICE_BENCH_GPU_GPU_LAYER_H
+
+#include "bench/gpu/gpu_bench.h"
+
+#define LAYER_TOKENS_MAX 4
+#define LAYER_TOP        6
+#define LAYER_PAIRS_MAX  (LAYER_TOKENS_MAX * LAYER_TOP)
+#define LAYER_TABLES     43 /* tables of tasks; a layer takes the next */
+
+/* The model's sizes, named as docs/model.md names them. */
+struct layer_sizes {
+    int32_t hidden, streams, heads, width, rotary, query_rank, groups, out_rank;
+    int32_t index_heads, index_width, top_rows, experts, expert_width, vocabulary;
+};
+
+/* Device memory of a pass, each array for all tokens of the call. */
+struct layer_pass {
+    struct gpu_bench *bench;
+    struct layer_sizes sizes;
+    struct expert_layout layout;
+    int32_t tokens, context, ratio, task_count, layer;
+    double bytes;                      /* read by the launches so far */
+    void (*part)(struct layer_pass *); /* of a layer, for launches of it alone */
+    float *streams, *x, *mix, *post, *comb, *query, *heads, *key, *compressed, *gates, *state;
+    float *attended, *index_queries, *index_weights, *scores, *logits, *weights, *routed, *shared,
+        *up;
+    int32_t *positions, *selected, *chosen, *ids;
+    float *frequencies;
+    struct expert_task *tasks; /* [LAYER_TABLES, LAYER_PAIRS_MAX] */
+};
+
+/* Allocates the arrays of a pass whose bench, sizes and layout are set. */
+void layer_pass_arrays(struct layer_pass *pass);
+
+/* Makes the tables of tasks for pass->tokens: `experts` experts a layer, hit by all pairs of token
+ * and choice in turn. False, with a failure counted, when there is no memory. */
+bool layer_pass_tasks(struct layer_pass *pass, int32_t experts);
+
+#endif

@@ -1,0 +1,25 @@
+/* Attention over native rows: what its two kernels share; attention.cu tells how they work. */
+#ifndef SLUICE_KERNELS_CUDA_ATTENTION_CUH
+#define SLUICE_KERNELS_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/rows.cuh"
+
+#define ATTENTION_WIDTH       512
+#define ATTENTION_PLAIN       448 /* channels of e4m3; the rest is bf16 */
+#define ATTENTION_ROW_BYTES   584
+#define ATTENTION_TILE        16 /* rows of a product */
+#define ATTENTION_GROUP_TILES 4  /* 64 rows, as the published program takes them */
+
+/* One call, or the tokens of it whose scores fit into scratch. */
+struct attention {
+    struct attention_args args;
+    float *scores;    /* [tokens, heads, capacity], scaled; -inf beyond the last row of a tile */
+    float *maxima;    /* [tokens, heads, capacity / ATTENTION_TILE] of each tile */
+    int32_t capacity; /* rows, whole groups */
+    int32_t first_token, tokens;
+};
+
+void attention_score(struct stream *stream, const struct attention *work);
+void attention_sum(struct stream *stream, const struct attention *work);
+
+#endif

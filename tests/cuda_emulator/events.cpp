@@ -1,0 +1,200 @@
+/* Events, captures and graphs over streams, and the driver's waits on memory.
+ *
+ * A captured graph is the list of its operations in the order they were captured, which respects
+ * every dependency; one stream replays it in that order. */
+#include "tests/cuda_emulator/streams.h"
+
+#include <chrono>
+#include <string>
+
+struct CUgraphExec_st {
+    std::shared_ptr<std::vector<operation>> operations;
+};
+struct event_state {
+    uint64_t submitted = 0, done = 0;
+    std::chrono::steady_clock::time_point time;
+    std::shared_ptr<CUgraph_st> capture; /* recorded into */
+};
+struct CUevent_st {
+    std::shared_ptr<event_state> state = std::make_shared<event_state>();
+};
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    *event = new CUevent_st;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle)
+{
+    std::shared_ptr<event_state> state = event->state;
+    CUstream_st *stream = emulated_stream(handle);
+    uint64_t number = 0;
+    {
+        std::lock_guard<std::mutex> lock(emulated().mutex);
+        state->capture = stream->capture;
+        if (stream->capture) return cudaSuccess;
+        number = ++state->submitted;
+    }
+    return emulated_submit(handle, [=] {
+        std::lock_guard<std::mutex> lock(emulated().mutex);
+        state->done = number;
+        state->time = std::chrono::steady_clock::now();
+    });
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned)
+{
+    std::shared_ptr<event_state> state = event->state;
+    uint64_t number = 0;
+    {
+        std::lock_guard<std::mutex> lock(emulated().mutex);
+        if (state->capture) {
+            emulated_stream(handle)->capture = state->capture;
+            return cudaSuccess;
+        }
+        number = state->submitted;
+    }
+    return emulated_submit(handle, [=] {
+        std::unique_lock<std::mutex> lock(emulated().mutex);
+        emulated().changed.wait(lock, [=] { return state->done >= number; });
+    });
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    std::lock_guard<std::mutex> lock(emulated().mutex);
+    if (emulated().fault != cudaSuccess) return emulated_error(emulated().fault);
+    return event->state->done >= event->state->submitted ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    std::unique_lock<std::mutex> lock(emulated().mutex);
+    uint64_t number = event->state->submitted;
+    emulated().changed.wait(lock, [=] { return event->state->done >= number; });
+    return emulated_error(emulated().fault);
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end)
+{
+    std::lock_guard<std::mutex> lock(emulated().mutex);
+    std::chrono::duration<float, std::milli> elapsed = end->state->time - start->state->time;
+    *milliseconds = elapsed.count();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
+{
+    std::lock_guard<std::mutex> lock(emulated().mutex);
+    if (!stream || stream->capture) return emulated_error(cudaErrorStreamCaptureUnsupported);
+    stream->capture = std::make_shared<CUgraph_st>();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    std::lock_guard<std::mutex> lock(emulated().mutex);
+    *graph = nullptr;
+    std::shared_ptr<CUgraph_st> capture = stream->capture;
+    if (!capture) return emulated_error(cudaErrorInvalidValue);
+    for (CUstream_st *other : emulated_streams())
+        if (other->capture == capture) other->capture = nullptr;
+    if (capture->broken) return emulated_error(cudaErrorStreamCaptureInvalidated);
+    *graph = new CUgraph_st(*capture);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
+{
+    CUstream_st *one = emulated_stream(stream);
+    std::lock_guard<std::mutex> lock(emulated().mutex);
+    *status = !one->capture          ? cudaStreamCaptureStatusNone
+              : one->capture->broken ? cudaStreamCaptureStatusInvalidated
+                                     : cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    *exec = new CUgraphExec_st{std::make_shared<std::vector<operation>>(graph->operations)};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    std::shared_ptr<std::vector<operation>> operations = exec->operations;
+    return emulated_submit(stream, [=] {
+        for (const operation &each : *operations)
+            each();
+    });
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void **nodes, size_t *count)
+{
+    if (nodes) return emulated_error(cudaErrorNotSupported);
+    *count = graph->operations.size();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+/* The driver's calls on memory: CUresult (0 is success) of (stream, address, value, flags). */
+static int wait_value(cudaStream_t stream, unsigned long long address, uint32_t value,
+                      unsigned flags)
+{
+    const uint32_t *at = reinterpret_cast<const uint32_t *>(address);
+    return emulated_submit(stream, [=] {
+        for (;;) {
+            uint32_t now = __atomic_load_n(at, __ATOMIC_ACQUIRE);
+            bool over = (flags & 3) == 0   ? (int32_t)(now - value) >= 0
+                        : (flags & 3) == 1 ? now == value
+                                           : (now & value) != 0;
+            if (over || emulated_faulty()) return;
+            std::this_thread::sleep_for(std::chrono::microseconds(20));
+        }
+    });
+}
+
+static int write_value(cudaStream_t stream, unsigned long long address, uint32_t value, unsigned)
+{
+    uint32_t *at = reinterpret_cast<uint32_t *>(address);
+    return emulated_submit(stream, [=] {
+        if (!emulated_faulty()) __atomic_store_n(at, value, __ATOMIC_RELEASE);
+    });
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned,
+                                             unsigned long long,
+                                             enum cudaDriverEntryPointQueryResult *result)
+{
+    std::string name = symbol;
+    *function = nullptr;
+    if (emulated().wait_value && name == "cuStreamWaitValue32")
+        *function = reinterpret_cast<void *>(wait_value);
+    if (emulated().wait_value && name == "cuStreamWriteValue32")
+        *function = reinterpret_cast<void *>(write_value);
+    *result = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+    return cudaSuccess;
+}
