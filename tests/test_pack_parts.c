@@ -137,7 +137,7 @@ static void the_parts_together_hold_the_slots_of_the_whole(void **state)
     assert_int_equal(to.file_count, PARTS);
     assert_int_equal(to.layers, from.layers);
     assert_int_equal(fixture->steps, to.layers * to.experts);
-    uint8_t *slot = malloc(to.slot_bytes);
+    uint8_t *slot = aligned_alloc(SL_PAGE_BYTES, to.slot_bytes); /* for direct reads */
     assert_non_null(slot);
     for (int32_t i = 0; i < to.layers * to.experts; i++) {
         const struct io_file *file = &to.files[to.segments[i].file];

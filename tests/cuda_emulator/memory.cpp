@@ -6,9 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#define FILL_BYTES_MAX                                                                             \
-    ((size_t)16 << 20) /* larger allocations are not made to look like garbage                     \
-                        */
+/* Larger allocations are not made to look like garbage. */
+#define FILL_BYTES_MAX ((size_t)16 << 20)
 
 static thread_local cudaError_t last_error = cudaSuccess;
 
