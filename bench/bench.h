@@ -59,6 +59,7 @@ int bench_pool(const struct bench_options *options);
 int bench_generate(const struct bench_options *options);
 int bench_ops(const struct bench_options *options);
 int bench_prefill(const struct bench_options *options);
+int bench_prefill_stream(const struct bench_options *options);
 int bench_residency(const struct bench_options *options);
 int bench_dispatch(const struct bench_options *options);
 int bench_hosts(const struct bench_options *options);

@@ -15,6 +15,8 @@ static const struct {
     {"linear", "matrix products of the CPU, beside memory and multiply-adds", bench_linear},
     {"ops", "routed experts on the CPU, beside memory and arithmetic at their best", bench_ops},
     {"pool", "the worker pool by itself: empty loops and jobs", bench_pool},
+    {"prefill-stream", "simulated: time to first token of the full model on an H100",
+     bench_prefill_stream},
     {"prefill", "wide products by the exact kernels and through OpenBLAS", bench_prefill},
     {"residency", "simulated: hit rates of the policies by slots per layer", bench_residency},
     {"dispatch", "simulated: stream or compute, beside always the one or the other",
@@ -51,7 +53,7 @@ static int usage(FILE *out)
             "                    [--seconds S] [--threads N] [--share X] [--cpu-isa NAME]\n"
             "                    [--tokens N] [--seed N] [--commit TEXT] [--trace FILE]\n");
     for (size_t i = 0; i < SL_COUNT_OF(benches); i++)
-        fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].help);
+        fprintf(out, "  %-14s %s\n", benches[i].name, benches[i].help);
     return out == stdout ? 0 : 2;
 }
 

@@ -56,8 +56,8 @@ struct gpu_ops {
 
     /* From here on ops and copies are recorded and not done; NULL: cannot be had. */
     enum sl_status (*record)(struct gpu *gpu, struct sl_error *error);
-    /* Ends the recording. `*out` is destroyed by graph_destroy. On failure nothing is left of it.
-     */
+    /* Ends the recording. `*out` is destroyed by graph_destroy. On failure nothing is left of it; a
+     * second try may go better. */
     enum sl_status (*record_end)(struct gpu *gpu, struct gpu_graph **out, struct sl_error *error);
     void (*graph_launch)(struct gpu *gpu, struct gpu_graph *graph);
     void (*graph_destroy)(struct gpu *gpu, struct gpu_graph *graph); /* NULL is fine */

@@ -6,12 +6,13 @@
  * what it brings. Copies for later layers wait until every read for the layer under way has begun,
  * so that they cannot take the slots it needs to go on. */
 #include "offload/expert_store_state.h"
+#include "offload/layer_stream.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Copies in flight for the stream: the link never idles between two looks, and a lane that fails
- * holds no more host slots than that. */
+/* Copies in flight for the layer under way: the link never idles between two looks, and a lane that
+ * fails holds no more host slots than that. For layers to come see layer_stream_flight. */
 #define STREAM_COPIES_MAX 32
 
 enum sl_status stream_init(struct expert_store *store, struct sl_error *error)
@@ -123,11 +124,14 @@ void stream_arrived(struct expert_store *store, int32_t expert_idx)
 void stream_turn(struct expert_store *store)
 {
     struct store_stream *stream = &store->stream;
+    if (stream->next_up >= stream->count) return;
+    int32_t ahead = layer_stream_flight(rates_expert_ns(&store->rates, RATES_UP, 1, false));
     for (; stream->next_up < stream->count; stream->next_up++) {
         int32_t expert_idx = stream->order[stream->next_up];
         if (stream->next_up >= stream->now && stream->next_read < stream->now) return;
         if (!expert_store_streams(store) || store_stream_free(store) <= 0 ||
-            store->transfer.lanes[DEVICE_UP].count >= STREAM_COPIES_MAX)
+            store->transfer.lanes[DEVICE_UP].count >=
+                (stream->next_up < stream->now ? STREAM_COPIES_MAX : ahead))
             return;
         if (!stream->wanted[expert_idx] || store->device.slot_of[expert_idx] >= 0) continue;
         if (!store_tier_holds(&store->host, expert_idx)) continue;

@@ -181,15 +181,18 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
 
 _Static_assert(TOPOLOGY_CORES_MAX <= ENGINE_THREADS_MAX, "a thread on each core must be allowed");
 
-/* A stream of the engine's threads, each on a core where there are enough. The caller's thread is
- * left where the system puts it: it is the user's, and threads it starts would be born with its
- * CPU. */
+/* A stream of the engine's threads. The caller's thread is left where the system puts it: it is the
+ * user's, and threads it starts would be born with its CPU. On one node the workers are left as
+ * well: beside pinned ones the caller stays on the core of one of them for seconds, and each waits
+ * for the other's turn. On several, workers are kept on cores, so that each reads its node's
+ * memory.
+ */
 static enum sl_status open_stream(sl_engine *engine, const struct ops *ops,
                                   const struct topology *topology, struct sl_error *error)
 {
     int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
     struct stream_options stream = {.threads = engine->threads};
-    if (stream.threads <= topology->core_count) {
+    if (topology->node_count > 1 && stream.threads <= topology->core_count) {
         topology_place(topology, stream.threads, cpus, nodes);
         cpus[0] = -1;
         stream.cpus = cpus;

@@ -5,6 +5,7 @@
 
 /* A pass of some size is launched plainly before it is recorded: kernels are loaded then. */
 #define PASSES_BEFORE_RECORDING 1
+#define RECORDING_TRIES         2
 
 void gpu_pass_forget(struct gpu_pass_recordings *recordings, struct gpu *gpu)
 {
@@ -36,12 +37,12 @@ static struct gpu_graph *find_recording(struct forward *forward, const struct fo
     struct gpu_graph **graph = &recordings->graphs[chunk->tokens];
     if (*graph) return *graph;
     if (recordings->passes[chunk->tokens]++ < PASSES_BEFORE_RECORDING) return NULL;
-    if (!ops->record || ops->record(forward->gpu, NULL) != SL_OK) {
-        recordings->refused = true;
-        return NULL;
+    for (int tries = 0; tries < RECORDING_TRIES && !*graph; tries++) {
+        if (!ops->record || ops->record(forward->gpu, NULL) != SL_OK) break;
+        launch_all(forward, chunk);
+        if (ops->record_end(forward->gpu, graph, NULL) != SL_OK) *graph = NULL;
     }
-    launch_all(forward, chunk);
-    if (ops->record_end(forward->gpu, graph, NULL) != SL_OK) recordings->refused = true;
+    recordings->refused = !*graph;
     return *graph;
 }
 

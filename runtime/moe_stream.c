@@ -61,7 +61,7 @@ static void learn(struct forward *forward, int32_t idx, const struct expert_ref 
     seen->wait_ns = (double)(clock_now_ns(&forward->clock) - forward->layer_ns);
 }
 
-/* Whether the next layer, of which `cold` experts are off the device, shall come whole. */
+/* Whether the next layer, of which `cold` experts are off the device, shall come ahead. */
 static bool pays(const struct forward *forward, const struct expert_ref *refs, int32_t cold)
 {
     const struct moe_stream_seen *seen = &forward->stream_seen;
@@ -76,7 +76,7 @@ static bool pays(const struct forward *forward, const struct expert_ref *refs, i
     }
     struct layer_stream_problem problem = {
         .cold = cold, .chosen = cold * seen->share, .copy_ns = copy_ns, .wait_ns = seen->wait_ns};
-    return layer_stream_is_whole(&problem);
+    return layer_stream_is_ahead(&problem);
 }
 
 /* Tells the store what is to come: these [count], then the next layer if that pays. */

@@ -279,9 +279,14 @@ static enum sl_status sim_record_end(struct gpu *gpu, struct gpu_graph **out,
                                      struct sl_error *error)
 {
     struct gpu_sim *sim = sim_of(gpu);
-    (void)error;
     SL_ASSERT(sim->recording);
     sim->recording = NULL;
+    if (sim->options.recordings_failing-- > 0) {
+        *out = NULL;
+        free(sim->graph->list.items);
+        free(sim->graph);
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "this recording fails, as planned");
+    }
     *out = sim->graph;
     sim->graph = NULL;
     return SL_OK;

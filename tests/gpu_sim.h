@@ -10,6 +10,7 @@ struct gpu_sim_options {
     uint64_t memory_bytes;
     uint64_t link_bytes_per_second; /* 0: as fast as memory */
     bool no_recording;
+    int32_t recordings_failing; /* that many come to nothing in the end */
     uint64_t seed;
 };
 

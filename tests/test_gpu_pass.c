@@ -92,19 +92,21 @@ static void logits_are_those_of_the_cpu(void **state)
         enum dispatch_rule rule;
         bool no_recording;
         uint64_t ram_bytes;
-    } cases[] = {{1000, TOKENS, DISPATCH_BEST, false, 4u << 20},
-                 {12, 60, DISPATCH_BEST, true, 4u << 20},
-                 {12, 60, DISPATCH_ALWAYS_STREAM, false, 4u << 20},
-                 {12, 60, DISPATCH_ALWAYS_CPU, false, 4u << 20},
-                 {1, 60, DISPATCH_ALWAYS_STREAM, false, 4u << 20},
-                 {1, 60, DISPATCH_ALWAYS_STREAM, false, 700u << 10},
-                 {0, 60, DISPATCH_BEST, false, 4u << 20}};
+        int32_t recordings_failing;
+    } cases[] = {{1000, TOKENS, DISPATCH_BEST, false, 4u << 20, 0},
+                 {12, 60, DISPATCH_BEST, true, 4u << 20, 0},
+                 {12, 60, DISPATCH_ALWAYS_STREAM, false, 4u << 20, 1},
+                 {12, 60, DISPATCH_ALWAYS_CPU, false, 4u << 20, 0},
+                 {1, 60, DISPATCH_ALWAYS_STREAM, false, 4u << 20, 0},
+                 {1, 60, DISPATCH_ALWAYS_STREAM, false, 700u << 10, 0},
+                 {0, 60, DISPATCH_BEST, false, 4u << 20, 0}};
     struct fixture f;
     (void)state;
     set_up(&f);
     for (size_t i = 0; i < SL_COUNT_OF(cases); i++) {
         struct gpu_sim_options sim = {.memory_bytes = 1u << 30,
-                                      .no_recording = cases[i].no_recording};
+                                      .no_recording = cases[i].no_recording,
+                                      .recordings_failing = cases[i].recordings_failing};
         struct gpu *gpu = gpu_sim_create(&sim);
         struct sl_engine_options options = engine_test_options(f.directory, cases[i].ram_bytes);
         options.gpu_bytes = f.gpu_bytes + (uint64_t)cases[i].slots * f.slot_bytes;

@@ -120,9 +120,14 @@ static enum sl_status gpu_record_end(struct gpu *gpu, struct gpu_graph **out,
     SL_ASSERT(gpu_of(gpu)->recording);
     gpu_of(gpu)->recording = false;
     cudaError_t code = cudaStreamEndCapture(stream->handle, &graph);
-    if (code == cudaSuccess) code = stream->fault; /* a launch was refused while recording */
+    if (code == cudaSuccess) code = stream->fault;
+    /* A launch that was refused while recording is no fault of the stream: nothing was run. */
+    stream->fault = cudaSuccess;
+    stream->fault_where = NULL;
     if (code == cudaSuccess) code = cudaGraphInstantiate(&exec, graph, 0);
     if (graph) (void)cudaGraphDestroy(graph);
+    /* It may be the driver's waits that cannot be recorded; a kernel's can, next time. */
+    if (code != cudaSuccess) gpu_of(gpu)->flags.wait = NULL;
     CUDA_TRY(code, "recording a pass", error);
     struct gpu_graph *made = calloc(1, sizeof *made);
     if (!made) {
