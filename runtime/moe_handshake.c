@@ -313,20 +313,41 @@ void moe_handshake_end(struct forward *forward)
     release(forward);
 }
 
+/* The layer that has been given its first table and not its second, or -1. */
+static int32_t layer_between_tables(const struct forward *forward)
+{
+    for (int32_t idx = 0; idx < forward->model->config.layers; idx++)
+        if (!__atomic_load_n(flag_of(forward, MEETING_LATE, idx), __ATOMIC_RELAXED))
+            return __atomic_load_n(flag_of(forward, MEETING_HITS, idx), __ATOMIC_RELAXED) ? idx
+                                                                                          : -1;
+    return -1;
+}
+
 void moe_handshake_abandon(struct forward *forward)
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
     int32_t pairs_max = ws->chunk_tokens * config->experts_per_token;
-    for (int32_t i = 0; i < 2 * pairs_max; i++)
-        ws->host_tasks[i].count = 0;
+    int32_t between = layer_between_tables(forward);
+    empty_table(forward, pairs_max, pairs_max);
     for (int32_t i = 0; i < pairs_max; i++)
         ws->host_gather[i] = -1;
+    if (between >= 0) {
+        /* The GPU may be reading the first table: it is past it when it chooses again, or ends. */
+        set_flag(forward, MEETING_LATE, between);
+        enum sl_status status = SL_OK;
+        if (between + 1 < config->layers)
+            status = await_choice(forward, between + 1);
+        else
+            status = forward_sync(forward);
+        (void)status; /* the reason for the failure is known already */
+    }
+    empty_table(forward, 0, pairs_max);
     for (int32_t idx = 0; idx < config->layers; idx++) {
         set_flag(forward, MEETING_HITS, idx);
         set_flag(forward, MEETING_LATE, idx);
     }
     enum sl_status ended = forward_sync(forward);
-    (void)ended; /* the reason for this is known already */
+    (void)ended; /* as above */
     moe_handshake_end(forward);
 }
