@@ -227,7 +227,7 @@ void prefetch_used(struct prefetch *prefetch, int32_t expert_idx)
 {
     for (int32_t link = 0; link < PREFETCH_LINKS; link++) {
         struct prefetch_queue *queue = &prefetch->queues[link];
-        prefetch_forget(prefetch, link, expert_idx);
+        prefetch_forget(prefetch, (enum prefetch_link)link, expert_idx);
         int32_t found = find_started(queue, expert_idx);
         if (found < 0 || queue->started[found].settled) continue;
         settle(prefetch, queue, &queue->started[found], true);

@@ -113,7 +113,7 @@ static enum sl_status make_options(const struct sl_simulation *simulation,
         .hash_exact = simulation->hash_exact,
         .recall = simulation->recall,
         .precision = simulation->precision,
-        .policy = policy,
+        .policy = (enum residency_policy)policy,
         .dense_ns = simulation->dense_seconds * 1e9,
         .warm_tokens =
             (int64_t)(simulation->warm_tokens < INT32_MAX ? simulation->warm_tokens : INT32_MAX),
@@ -196,7 +196,7 @@ static void print_text(FILE *out, const struct sl_simulation *simulation,
             100 * (double)r->from_disk / accesses, 100 * (double)r->cold / accesses);
     fprintf(out, "computed   ");
     for (int32_t i = 0; i < DISPATCH_CHOICES; i++)
-        fprintf(out, " %s %.2f %%%s", dispatch_choice_name(i),
+        fprintf(out, " %s %.2f %%%s", dispatch_choice_name((enum dispatch_choice)i),
                 100 * (double)r->choices[i] / accesses, i + 1 < DISPATCH_CHOICES ? "," : "\n");
     fprintf(out,
             "moved       up %.1f, down %.1f, from disk %.1f MB a token; %" PRIu64 " promotions\n",
@@ -221,7 +221,7 @@ static char *make_json(const struct sl_simulation *simulation, const struct simu
 {
     json_t *choices = json_object();
     for (int32_t i = 0; i < DISPATCH_CHOICES; i++)
-        json_object_set_new(choices, dispatch_choice_name(i),
+        json_object_set_new(choices, dispatch_choice_name((enum dispatch_choice)i),
                             json_integer((json_int_t)r->choices[i]));
     json_t *root = json_pack(
         "{s:s, s:s, s:i, s:i, s:i, s:i, s:b, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:o}", "routing",
