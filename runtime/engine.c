@@ -2,7 +2,6 @@
 #include "runtime/engine.h"
 
 #include "offload/device_sim.h"
-#include "offload/topology.h"
 #include "offload/trace_writer.h"
 #include "runtime/engine_gpu.h"
 #include "runtime/layer_list.h"
@@ -92,35 +91,6 @@ static enum sl_status open_device(sl_engine *engine, const struct sl_engine_opti
     return device_sim_create(&device, &engine->device, error);
 }
 
-/* The instruction set named by the options, or the best one. */
-static enum sl_status choose_isa(const char *name, enum cpu_isa *out, struct sl_error *error)
-{
-    *out = cpu_isa_best();
-    if (!name) return SL_OK;
-    if (!cpu_isa_parse(name, out))
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
-                            "no instruction set \"%s\": it must be portable, avx2, avx512 or amx",
-                            name);
-    if (!cpu_isa_supported(*out))
-        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
-                            "this processor cannot run the %s kernels, it lacks %s: leave the "
-                            "choice open, or use %s",
-                            name, cpu_isa_missing(*out), cpu_isa_name(cpu_isa_best()));
-    return SL_OK;
-}
-
-/* The kernels and the threads that will compute. */
-static enum sl_status choose_compute(sl_engine *engine, const struct sl_engine_options *options,
-                                     struct topology *topology, struct sl_error *error)
-{
-    SL_TRY(choose_isa(options->cpu_isa, &engine->cpu_isa, error));
-    topology_detect(topology);
-    engine->threads = options->threads ? options->threads : topology->threads;
-    if (engine->threads >= 1 && engine->threads <= ENGINE_THREADS_MAX) return SL_OK;
-    return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d",
-                        engine->threads, ENGINE_THREADS_MAX);
-}
-
 static enum sl_status choose_policy(const struct sl_engine_options *options,
                                     const struct engine_overrides *overrides,
                                     enum residency_policy *out, struct sl_error *error)
@@ -141,8 +111,8 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
 {
     struct profiles_subject subject = {.model = engine->model,
                                        .source = &engine->source,
-                                       .isa = engine->cpu_isa,
-                                       .threads = engine->threads};
+                                       .isa = engine->compute.isa,
+                                       .threads = engine->compute.threads};
     enum residency_policy policy;
     bool pinned[MODEL_LAYERS_MAX];
     SL_TRY(choose_policy(options, overrides, &policy, error));
@@ -179,36 +149,6 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
     return expert_store_create(&store, &engine->store, error);
 }
 
-_Static_assert(TOPOLOGY_CORES_MAX <= ENGINE_THREADS_MAX, "a thread on each core must be allowed");
-
-/* A stream of the engine's threads. The caller's thread is left where the system puts it: it is the
- * user's, and threads it starts would be born with its CPU. On one node the workers are left as
- * well: beside pinned ones the caller stays on the core of one of them for seconds, and each waits
- * for the other's turn. On several, workers are kept on cores, so that each reads its node's
- * memory.
- */
-static enum sl_status open_stream(sl_engine *engine, const struct ops *ops,
-                                  const struct topology *topology, struct sl_error *error)
-{
-    int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
-    struct stream_options stream = {.threads = engine->threads};
-    if (topology->node_count > 1 && stream.threads <= topology->core_count) {
-        topology_place(topology, stream.threads, cpus, nodes);
-        cpus[0] = -1;
-        stream.cpus = cpus;
-        stream.nodes = nodes;
-    }
-    enum sl_status status = ops->stream_create(&stream, &engine->stream);
-    if (status == SL_ERR_UNSUPPORTED)
-        return sl_error_set(error, status, 0,
-                            "fast prefill with the %s kernels needs OpenBLAS, in the build and as "
-                            "libopenblas.so.0 here: install it, or use exact prefill",
-                            cpu_isa_name(engine->cpu_isa));
-    if (status != SL_OK)
-        return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", stream.threads);
-    return SL_OK;
-}
-
 /* Routers that look ahead, at the state and as far as was found to pay (bench/README.md). */
 static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_options *options,
                                      struct sl_error *error)
@@ -238,10 +178,11 @@ static enum sl_status place_weights(sl_engine *engine, const struct sl_engine_op
 }
 
 static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_options *options,
-                                   const struct topology *topology, struct sl_error *error)
+                                   struct sl_error *error)
 {
-    const struct ops *ops = options->fast_prefill ? ops_cpu_isa_fast_prefill(engine->cpu_isa)
-                                                  : ops_cpu_isa(engine->cpu_isa);
+    enum cpu_isa isa = engine->compute.isa;
+    const struct ops *ops =
+        options->fast_prefill ? ops_cpu_isa_fast_prefill(isa) : ops_cpu_isa(isa);
     struct gpu *gpu = engine->gpu;
     const struct model *weights = engine->placed ? engine->placed : engine->model;
     struct workspace_options workspace = {.config = &engine->model->config,
@@ -249,7 +190,7 @@ static enum sl_status open_compute(sl_engine *engine, const struct sl_engine_opt
                                           .context_tokens = engine->budget.context_tokens,
                                           .gpu = gpu};
     engine->forward.host_ops = ops;
-    SL_TRY(open_stream(engine, ops, topology, error));
+    SL_TRY(compute_open_stream(&engine->compute, ops, &engine->stream, error));
     if (workspace_create(&workspace, &engine->workspace) != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0,
                             "no memory for the workspace (%.1f MiB): use a smaller chunk",
@@ -303,7 +244,6 @@ enum sl_status engine_open_with(const struct sl_engine_options *options,
                                 struct sl_error *error)
 {
     static const struct engine_overrides none;
-    struct topology topology;
     if (!overrides) overrides = &none;
     *out = NULL;
     sl_engine *engine = calloc(1, sizeof *engine);
@@ -320,10 +260,11 @@ enum sl_status engine_open_with(const struct sl_engine_options *options,
         status = pack_open_source(engine->model, options, &engine->packed, &engine->source, error);
     if (status == SL_OK) status = make_plan(engine, options, error);
     if (status == SL_OK) status = open_device(engine, options, error);
-    if (status == SL_OK) status = choose_compute(engine, options, &topology, error);
+    if (status == SL_OK)
+        status = compute_choose(options->cpu_isa, options->threads, &engine->compute, error);
     if (status == SL_OK) status = open_store(engine, options, overrides, error);
     if (status == SL_OK) status = place_weights(engine, options, error);
-    if (status == SL_OK) status = open_compute(engine, options, &topology, error);
+    if (status == SL_OK) status = open_compute(engine, options, error);
     if (status == SL_OK) status = open_tokenizer(engine, options, error);
     if (status != SL_OK) {
         sl_engine_close(engine);

@@ -2,17 +2,16 @@
 #ifndef SLUICE_RUNTIME_ENGINE_H
 #define SLUICE_RUNTIME_ENGINE_H
 
-#include "kernels/cpu_isa.h"
 #include "kernels/device.h"
 #include "offload/model_file.h"
 #include "runtime/budget.h"
+#include "runtime/compute.h"
 #include "runtime/forward.h"
 #include "runtime/lookahead.h"
 #include "runtime/model.h"
 #include "runtime/profiles.h"
 #include "runtime/sl.h"
 
-#define ENGINE_THREADS_MAX 1024
 /* Layers that routers look ahead where nothing else is asked for. */
 #define ENGINE_PREFETCH_DEPTH 1
 
@@ -38,8 +37,7 @@ struct sl_engine {
     sl_tokenizer *tokenizer;     /* NULL without tokenizer.json */
     struct forward forward;
     enum sl_numerics numerics;
-    enum cpu_isa cpu_isa;
-    int32_t threads;  /* of the stream */
+    struct compute compute;
     int32_t sessions; /* open */
 };
 

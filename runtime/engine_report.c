@@ -105,7 +105,7 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
                              .expert_slots_total = engine->budget.experts_total,
                              .dense_bytes = engine->budget.dense_bytes,
                              .session_bytes = engine->budget.session_bytes,
-                             .threads = engine->threads,
+                             .threads = engine->compute.threads,
                              .threads_pinned = cpu_stream_pinned(engine->stream)};
     out->device_slots = store.device_slots;
     out->from_disk = store.from[EXPERT_TIER_DISK];
@@ -124,7 +124,7 @@ void sl_engine_stats(const sl_engine *engine, struct sl_stats *out)
     out->on_gpu = engine->gpu != NULL;
     snprintf(out->gpu, sizeof out->gpu, "%s",
              engine->gpu ? engine->gpu->gpu_ops->describe(engine->gpu) : engine->gpu_absent);
-    snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->cpu_isa));
+    snprintf(out->cpu_isa, sizeof out->cpu_isa, "%s", cpu_isa_name(engine->compute.isa));
 }
 
 const char *sl_engine_notice(const sl_engine *engine, int32_t idx)

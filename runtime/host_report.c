@@ -1,9 +1,7 @@
 /* sl_bench_host: opens what is to be measured, measures, keeps and describes the figures. */
 #include "runtime/sl.h"
 
-#include "kernels/cpu_isa.h"
-#include "offload/topology.h"
-#include "runtime/engine.h"
+#include "runtime/compute.h"
 #include "runtime/host_bench.h"
 #include "runtime/pack.h"
 #include "runtime/text_buffer.h"
@@ -23,8 +21,7 @@ struct subject {
     struct expert_source source;
     struct io_file file; /* named by --file; fd -1: none */
     struct host_bench bench;
-    int32_t threads;
-    enum cpu_isa isa;
+    struct compute compute;
     const char *path; /* of what the disk is measured on; NULL: nothing */
 };
 
@@ -54,29 +51,10 @@ static enum sl_status open_files(struct subject *subject, const struct sl_host_o
 static enum sl_status open_stream(struct subject *subject, const struct sl_host_options *options,
                                   struct sl_error *error)
 {
-    struct topology topology;
-    int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
-    subject->isa = cpu_isa_best();
-    if (options->cpu_isa &&
-        (!cpu_isa_parse(options->cpu_isa, &subject->isa) || !cpu_isa_supported(subject->isa)))
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
-                            "this processor cannot run kernels for \"%s\": leave the choice open",
-                            options->cpu_isa);
-    topology_detect(&topology);
-    subject->threads = options->threads ? options->threads : topology.threads;
-    if (subject->threads < 1 || subject->threads > ENGINE_THREADS_MAX)
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d threads: it must be 1 to %d",
-                            subject->threads, ENGINE_THREADS_MAX);
-    struct stream_options stream = {.threads = subject->threads};
-    if (subject->threads <= topology.core_count) {
-        topology_place(&topology, subject->threads, cpus, nodes);
-        cpus[0] = -1; /* the caller's thread is left where it is, as in an engine */
-        stream.cpus = cpus;
-        stream.nodes = nodes;
-    }
-    subject->bench.ops = ops_cpu_isa(subject->isa);
-    if (subject->bench.ops->stream_create(&stream, &subject->bench.stream) == SL_OK) return SL_OK;
-    return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", subject->threads);
+    SL_TRY(compute_choose(options->cpu_isa, options->threads, &subject->compute, error));
+    subject->bench.ops = ops_cpu_isa(subject->compute.isa);
+    return compute_open_stream(&subject->compute, subject->bench.ops, &subject->bench.stream,
+                               error);
 }
 
 static void close_subject(struct subject *subject)
@@ -186,8 +164,8 @@ static enum sl_status measure(struct subject *subject, const struct sl_host_opti
     subject->bench.seconds = options->seconds > 0 ? options->seconds : SECONDS_DEFAULT;
     subject->bench.seed = 1;
     memset(out, 0, sizeof *out);
-    calibration_machine_here(subject->path, cpu_isa_name(subject->isa), subject->threads,
-                             &out->machine);
+    calibration_machine_here(subject->path, cpu_isa_name(subject->compute.isa),
+                             subject->compute.threads, &out->machine);
     out->measured_s = (int64_t)time(NULL);
     SL_TRY(host_bench_run(&subject->bench, out, error));
     return *profile ? calibration_save(out, profile, error) : SL_OK;
