@@ -4,22 +4,16 @@
 
 #include <math.h>
 
-/* Rates before anything was measured: a PCIe 4 link, eight channels of DDR4, one NVMe drive.
- * Service corrects them. */
-#define LINK_BYTES_PER_SECOND   25e9
-#define DEVICE_BYTES_PER_SECOND 1e12
-#define CPU_BYTES_PER_SECOND    50e9
-#define DISK_BYTES_PER_SECOND   3e9
-
+/* Before anything was measured; service corrects it. */
 static enum sl_status init_rates(struct expert_store *store, struct sl_error *error)
 {
     struct rates_profile profile;
     bool device = store->options.device != NULL;
     if (store->options.rates) return rates_init(&store->rates, store->options.rates, error);
-    struct rates_machine machine = {.device = device ? DEVICE_BYTES_PER_SECOND : 0,
-                                    .link = device ? LINK_BYTES_PER_SECOND : 0,
-                                    .cpu = CPU_BYTES_PER_SECOND,
-                                    .disk = DISK_BYTES_PER_SECOND};
+    struct rates_machine machine = {.device = device ? RATES_DEVICE_BYTES_PER_SECOND : 0,
+                                    .link = device ? RATES_LINK_BYTES_PER_SECOND : 0,
+                                    .cpu = RATES_CPU_BYTES_PER_SECOND,
+                                    .disk = RATES_DISK_BYTES_PER_SECOND};
     rates_profile_make(&profile, store->options.source->slot_bytes, &machine);
     return rates_init(&store->rates, &profile, error);
 }

@@ -67,7 +67,14 @@ struct rates_machine {
 void rates_profile_make(struct rates_profile *profile, uint64_t expert_bytes,
                         const struct rates_machine *machine);
 
-/* Assumed where nothing was measured. */
+/* Assumed where nothing was measured: a PCIe 4 link, a GPU's memory, eight channels of DDR4, one
+ * NVMe drive. */
+#define RATES_LINK_BYTES_PER_SECOND   25e9
+#define RATES_DEVICE_BYTES_PER_SECOND 1e12
+#define RATES_CPU_BYTES_PER_SECOND    50e9
+#define RATES_DISK_BYTES_PER_SECOND   3e9
+
+/* Overheads assumed likewise. */
 #define RATES_DEVICE_LAYER_NS 0.0
 #define RATES_UP_LAYER_NS     5000.0  /* submission and the event that ends it */
 #define RATES_CPU_LAYER_NS    10000.0 /* hand-over of activations and sums, waking workers */

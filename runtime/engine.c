@@ -118,10 +118,6 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
     SL_TRY(choose_policy(options, overrides, &policy, error));
     if (engine->device) subject.link_bytes_per_second = (double)sim_link_rate(options);
     SL_TRY(profiles_open(options, &subject, &engine->profiles, error));
-    if (options->heat_profile) {
-        engine->heat_profile = strdup(options->heat_profile);
-        if (!engine->heat_profile) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
-    }
     if (options->pinned_layers)
         SL_TRY(layer_list_parse(options->pinned_layers, engine->source.layers, pinned, error));
     struct expert_store_options store = {
@@ -134,7 +130,7 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
         .rule = overrides->rule,
         .policy = policy,
         .rates = engine->profiles.measured ? &engine->profiles.rates : NULL,
-        .profile_path = engine->profiles.heat,
+        .profile_path = engine->profiles.heat_there ? engine->profiles.heat_path : NULL,
         .fingerprint = engine->profiles.fingerprint,
         .clock = overrides->clock,
         .prefetch_max = overrides->prefetch_max,
@@ -291,16 +287,17 @@ void sl_engine_close(sl_engine *engine)
     model_file_close(engine->packed);
     model_upload_free(engine->placed, NULL);
     model_close(engine->model);
-    free(engine->heat_profile);
+    profiles_close(&engine->profiles);
     free(engine);
 }
 
 enum sl_status sl_engine_save_heat(const sl_engine *engine, struct sl_error *error)
 {
-    bool refused = engine->profiles.heat && !expert_store_is_warm(engine->store);
-    if (!engine->heat_profile || refused) return SL_OK;
-    return heat_save(expert_store_heat(engine->store), engine->heat_profile,
-                     engine->profiles.fingerprint, error);
+    const struct profiles *profiles = &engine->profiles;
+    bool refused = profiles->heat_there && !expert_store_is_warm(engine->store);
+    if (!profiles->heat_path || refused) return SL_OK;
+    return heat_save(expert_store_heat(engine->store), profiles->heat_path, profiles->fingerprint,
+                     error);
 }
 
 enum sl_status engine_check_files(const struct sl_engine *engine, struct sl_error *error)

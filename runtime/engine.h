@@ -29,7 +29,6 @@ struct sl_engine {
     char gpu_absent[192]; /* why a GPU that would have been used is not; else "" */
     struct workspace *workspace;
     struct profiles profiles;
-    char *heat_profile; /* file, or NULL */
     struct expert_store *store;
     struct lookahead *lookahead;
     struct forward_tally *tally; /* [source.layers] */

@@ -9,11 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Assumed of a device whose memory nobody measured. */
-#define DEVICE_BYTES_PER_SECOND 1e12
-/* Assumed of a disk where only the processor was measured. */
-#define DISK_BYTES_PER_SECOND 3e9
-
 static void note(struct profiles *profiles, const char *sentence)
 {
     SL_ASSERT(profiles->notice_count < PROFILES_NOTICES_MAX);
@@ -26,10 +21,10 @@ static void fill_lanes(struct rates_profile *rates, const struct profiles_subjec
 {
     struct rates_profile assumed;
     double link = subject->link_bytes_per_second;
-    struct rates_machine machine = {.device = link > 0 ? DEVICE_BYTES_PER_SECOND : 0,
+    struct rates_machine machine = {.device = link > 0 ? RATES_DEVICE_BYTES_PER_SECOND : 0,
                                     .link = link,
                                     .cpu = rates->lanes[RATES_CPU].bytes_per_second,
-                                    .disk = DISK_BYTES_PER_SECOND};
+                                    .disk = RATES_DISK_BYTES_PER_SECOND};
     rates_profile_make(&assumed, rates->expert_bytes, &machine);
     for (int32_t lane = 0; lane < RATES_LANES; lane++)
         if (rates->lanes[lane].bytes_per_second == 0) {
@@ -96,7 +91,15 @@ enum sl_status profiles_open(const struct sl_engine_options *options,
     if (!options->heat_profile) return SL_OK;
     SL_TRY(check_folder(options->heat_profile, error));
     SL_TRY(model_fingerprint(subject->model, &out->fingerprint, error));
+    out->heat_path = strdup(options->heat_profile);
+    if (!out->heat_path) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     /* Before the first run there is none, which is nothing to speak of. */
-    if (access(options->heat_profile, F_OK) == 0) out->heat = options->heat_profile;
+    out->heat_there = access(out->heat_path, F_OK) == 0;
     return SL_OK;
+}
+
+void profiles_close(struct profiles *profiles)
+{
+    free(profiles->heat_path);
+    profiles->heat_path = NULL;
 }

@@ -14,7 +14,8 @@
 struct profiles {
     struct rates_profile rates;
     bool measured;        /* `rates` holds what this machine was measured to do */
-    const char *heat;     /* file to start from; NULL: none yet. The engine options' */
+    char *heat_path;      /* where heat is kept; NULL: nowhere */
+    bool heat_there;      /* there is such a file, to start from */
     uint64_t fingerprint; /* of the model, where a heat file was named */
     int32_t notice_count;
     char notices[PROFILES_NOTICES_MAX][SL_ERROR_MESSAGE_BYTES_MAX];
@@ -31,9 +32,12 @@ struct profiles_subject {
 
 /* SL_ERR_ARGUMENT, SL_ERR_FORMAT, SL_ERR_CHECKSUM, SL_ERR_UNSUPPORTED: the machine's profile that
  * the options name is not there, damaged, or of another machine; SL_ERR_IO: the model's fingerprint
- * could not be made, or there is no folder to keep the heat in. */
+ * could not be made, or there is no folder to keep the heat in. `out` is to be closed in every
+ * case.
+ */
 SL_MUST_USE enum sl_status profiles_open(const struct sl_engine_options *options,
                                          const struct profiles_subject *subject,
                                          struct profiles *out, struct sl_error *error);
+void profiles_close(struct profiles *profiles); /* all zero is fine */
 
 #endif
