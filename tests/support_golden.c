@@ -6,6 +6,7 @@
 #include "tests/support.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -91,4 +92,21 @@ int32_t golden_sequences(const char *directory, struct golden_sequence *out, int
     json_decref(root);
     free(path);
     return count;
+}
+
+int32_t golden_argmax(const float *x, int64_t count)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < count; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+float golden_lead(const float *x, int64_t count)
+{
+    int32_t best = golden_argmax(x, count);
+    float second = -INFINITY;
+    for (int32_t i = 0; i < count; i++)
+        if (i != best && x[i] > second) second = x[i];
+    return x[best] - second;
 }

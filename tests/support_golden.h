@@ -31,4 +31,8 @@ struct golden_sequence {
 };
 int32_t golden_sequences(const char *directory, struct golden_sequence *out, int32_t max);
 
+/* Index of the largest of x [count], and by how much it is above the second largest. */
+int32_t golden_argmax(const float *x, int64_t count);
+float golden_lead(const float *x, int64_t count);
+
 #endif

@@ -4,6 +4,7 @@
 #include "runtime/pack.h"
 #include "tests/support.h"
 
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -128,4 +129,13 @@ void packed_files_assert_same(const struct packed_files *files)
     assert_memory_equal(data, files->whole, bytes);
     free(data);
     assert_false(packed_exists(files->partial));
+}
+
+bool packed_stop_at_step(void *context, const char *what, uint64_t done, uint64_t total)
+{
+    struct packed_stopper *stopper = context;
+    (void)what, (void)done, (void)total;
+    if (stopper->step++ < stopper->stop) return true;
+    if (stopper->signal) raise(stopper->signal);
+    return false;
 }

@@ -41,4 +41,12 @@ void packed_files_keep(struct packed_files *files);
 /* Fails the test unless `path` holds exactly these bytes and the partial file is gone. */
 void packed_files_assert_same(const struct packed_files *files);
 
+/* Ends a pack at its step `stop`, as its progress: cancels it, or raises a signal. */
+struct packed_stopper {
+    uint64_t step, stop;
+    int signal; /* raised at `stop`; 0: cancel */
+};
+
+bool packed_stop_at_step(void *context, const char *what, uint64_t done, uint64_t total);
+
 #endif

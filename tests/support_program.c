@@ -64,3 +64,14 @@ void program_check_exit(const struct program_outcome *outcome, int expected)
     if (outcome->exit_code == expected) return;
     fail_msg("exit code %d instead of %d: %s", outcome->exit_code, expected, outcome->err);
 }
+
+char *program_make_model(const char *directory)
+{
+    char *model = test_path(directory, "model");
+    struct program_outcome made = program_run(
+        "SLUICE_PROGRAM", directory, "", 0,
+        (const char *const[]){"synth", "--preset", "tiny", "--seed", "1", "-o", model, NULL});
+    program_check_exit(&made, 0);
+    program_outcome_deinit(&made);
+    return model;
+}

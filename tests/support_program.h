@@ -23,4 +23,8 @@ void program_outcome_deinit(struct program_outcome *outcome);
 /* Fails the test, showing what the program said, unless it ended with this code. */
 void program_check_exit(const struct program_outcome *outcome, int expected);
 
+/* Writes a random checkpoint with `sluice synth --preset tiny --seed 1` as `directory`/model and
+ * returns its path, the caller's to free. */
+char *program_make_model(const char *directory);
+
 #endif

@@ -137,11 +137,7 @@ static int make_fixture(void **state)
     assert_non_null(fixture);
     *state = fixture;
     fixture->directory = test_make_directory("cli-profiles");
-    fixture->model = test_path(fixture->directory, "model");
-    struct program_outcome made =
-        PROGRAM(fixture, "synth", "--preset", "tiny", "--seed", "1", "-o", fixture->model);
-    program_check_exit(&made, 0);
-    program_outcome_deinit(&made);
+    fixture->model = program_make_model(fixture->directory);
     return 0;
 }
 

@@ -144,12 +144,8 @@ static int make_fixture(void **state)
     assert_non_null(fixture);
     *state = fixture;
     fixture->directory = test_make_directory("cli-trace");
-    fixture->model = test_path(fixture->directory, "model");
+    fixture->model = program_make_model(fixture->directory);
     fixture->trace = test_path(fixture->directory, "run.trace");
-    struct program_outcome made =
-        RUN(fixture, "synth", "--preset", "tiny", "--seed", "1", "-o", fixture->model);
-    program_check_exit(&made, 0);
-    program_outcome_deinit(&made);
     struct program_outcome run = RUN(fixture, "run", "-m", fixture->model, "--ids", "1,2", "-n",
                                      "6", "--seed", "1", "--trace", fixture->trace);
     program_check_exit(&run, 0);

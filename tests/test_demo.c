@@ -35,27 +35,10 @@ struct comparison {
     size_t rows, clear, clear_equal; /* clear: the golden row's best leads by 1 or more */
 };
 
-static int32_t argmax(const float *x, int64_t count)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < count; i++)
-        if (x[i] > x[best]) best = i;
-    return best;
-}
-
-static float lead(const float *x, int64_t count)
-{
-    int32_t best = argmax(x, count);
-    float second = -INFINITY;
-    for (int32_t i = 0; i < count; i++)
-        if (i != best && x[i] > second) second = x[i];
-    return x[best] - second;
-}
-
 /* log of the sum of exp(x). */
 static double log_sum(const float *x, int64_t count)
 {
-    double largest = (double)x[argmax(x, count)], sum = 0;
+    double largest = (double)x[golden_argmax(x, count)], sum = 0;
     for (int64_t i = 0; i < count; i++)
         sum += exp((double)x[i] - largest);
     return largest + log(sum);
@@ -71,9 +54,9 @@ static void compare_row(struct comparison *total, const float *expected, const f
         total->worst = fmax(total->worst, fabs((double)expected[i] - (double)actual[i]));
     }
     total->rows++;
-    if (lead(expected, vocab) < 1) return;
+    if (golden_lead(expected, vocab) < 1) return;
     total->clear++;
-    total->clear_equal += argmax(expected, vocab) == argmax(actual, vocab);
+    total->clear_equal += golden_argmax(expected, vocab) == golden_argmax(actual, vocab);
 }
 
 static void compare_tensor(struct comparison *total, const char *sequence, const char *variant,

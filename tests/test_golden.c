@@ -91,24 +91,6 @@ static int32_t row_position(const struct golden_logits *golden, int64_t row)
     return golden->rows.data ? (int32_t)golden->rows.data[row] : (int32_t)row;
 }
 
-static int32_t argmax(const float *x, int64_t count)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < count; i++)
-        if (x[i] > x[best]) best = i;
-    return best;
-}
-
-/* Largest logit less the second largest. */
-static float top_gap(const float *x, int64_t count)
-{
-    int32_t best = argmax(x, count);
-    float second = -INFINITY;
-    for (int32_t i = 0; i < count; i++)
-        if (i != best && x[i] > second) second = x[i];
-    return x[best] - second;
-}
-
 /* Largest difference; argmax must agree wherever the golden gap exceeds 2e-3. */
 static double compare_f32(const struct golden_logits *golden, const float *ours)
 {
@@ -119,8 +101,8 @@ static double compare_f32(const struct golden_logits *golden, const float *ours)
         const float *actual = ours + (int64_t)row_position(golden, row) * vocab;
         for (int64_t i = 0; i < vocab; i++)
             worst = fmax(worst, fabs((double)expected[i] - (double)actual[i]));
-        if (top_gap(expected, vocab) > 2e-3f)
-            assert_int_equal(argmax(expected, vocab), argmax(actual, vocab));
+        if (golden_lead(expected, vocab) > 2e-3f)
+            assert_int_equal(golden_argmax(expected, vocab), golden_argmax(actual, vocab));
     }
     return worst;
 }
@@ -211,9 +193,9 @@ static void pool_rows(struct pool *pool, const struct golden_logits *golden, con
         assert_true(pool->count < pool->room);
         pool->rms[pool->count++] = sqrt(sum / (double)vocab);
         pool->kl_sum += kl_divergence(expected, actual, vocab);
-        if (top_gap(expected, vocab) >= 1.0f) {
+        if (golden_lead(expected, vocab) >= 1.0f) {
             pool->clear++;
-            pool->clear_equal += argmax(expected, vocab) == argmax(actual, vocab);
+            pool->clear_equal += golden_argmax(expected, vocab) == golden_argmax(actual, vocab);
         }
     }
 }

@@ -126,28 +126,14 @@ static void an_engine_finds_the_packed_file_with_and_without_the_mtp_block(void 
 
 /* ---- interrupted -------------------------------------------------------------------------- */
 
-struct stopper {
-    uint64_t step, stop;
-    int signal; /* raised at `stop`; 0: cancel */
-};
-
-static bool stop_at_step(void *context, const char *what, uint64_t done, uint64_t total)
-{
-    struct stopper *stopper = context;
-    (void)what, (void)done, (void)total;
-    if (stopper->step++ < stopper->stop) return true;
-    if (stopper->signal) raise(stopper->signal);
-    return false;
-}
-
 static void cancelled_at_any_expert_it_goes_on_to_the_same_file(void **state)
 {
     const struct fixture *fixture = *state;
     for (uint64_t stop = 0; stop < fixture->steps; stop++) {
-        struct stopper stopper = {.stop = stop};
+        struct packed_stopper stopper = {.stop = stop};
         struct sl_error error = {.message = ""};
         unlink(fixture->packed.path);
-        assert_int_equal(sl_pack(fixture->model_dir, NULL, stop_at_step, &stopper, &error),
+        assert_int_equal(sl_pack(fixture->model_dir, NULL, packed_stop_at_step, &stopper, &error),
                          SL_ERR_CANCELLED);
         assert_int_equal(stopper.step, stop + 1);
         assert_non_null(strstr(error.message, fixture->packed.partial));
@@ -159,13 +145,13 @@ static void cancelled_at_any_expert_it_goes_on_to_the_same_file(void **state)
 }
 
 /* Starts a pack in a child; it ends with 0, or by a signal. */
-static pid_t pack_in_child(const struct fixture *fixture, struct stopper *stopper)
+static pid_t pack_in_child(const struct fixture *fixture, struct packed_stopper *stopper)
 {
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0)
-        _exit(sl_pack(fixture->model_dir, NULL, stopper ? stop_at_step : NULL, stopper, NULL) !=
-              SL_OK);
+        _exit(sl_pack(fixture->model_dir, NULL, stopper ? packed_stop_at_step : NULL, stopper,
+                      NULL) != SL_OK);
     return child;
 }
 
@@ -184,7 +170,7 @@ static void killed_at_any_expert_it_goes_on_to_the_same_file(void **state)
 {
     const struct fixture *fixture = *state;
     for (uint64_t stop = 0; stop < fixture->steps; stop++) {
-        struct stopper stopper = {.stop = stop, .signal = SIGKILL};
+        struct packed_stopper stopper = {.stop = stop, .signal = SIGKILL};
         int wait_status;
         unlink(fixture->packed.path);
         pid_t child = pack_in_child(fixture, &stopper);
@@ -402,12 +388,12 @@ static void a_file_of_another_checkpoint_is_refused(void **state)
 static void verify_refuses_what_is_no_packed_file_and_can_be_cancelled(void **state)
 {
     const struct fixture *fixture = *state;
-    struct stopper stopper = {.stop = 1};
+    struct packed_stopper stopper = {.stop = 1};
     char *config = test_path(fixture->model_dir, "config.json");
     assert_int_equal(sl_verify(NULL, NULL, NULL, NULL, NULL), SL_ERR_ARGUMENT);
     assert_int_equal(sl_verify(config, NULL, NULL, NULL, NULL), SL_ERR_FORMAT);
     assert_int_equal(sl_verify(fixture->packed.partial, NULL, NULL, NULL, NULL), SL_ERR_IO);
-    assert_int_equal(sl_verify(fixture->packed.path, NULL, stop_at_step, &stopper, NULL),
+    assert_int_equal(sl_verify(fixture->packed.path, NULL, packed_stop_at_step, &stopper, NULL),
                      SL_ERR_CANCELLED);
     assert_int_equal(stopper.step, 2);
     free(config);

@@ -157,29 +157,16 @@ static void the_parts_together_hold_the_slots_of_the_whole(void **state)
 
 /* ---- interrupted -------------------------------------------------------------------------- */
 
-struct stopper {
-    uint64_t step, stop;
-    int signal; /* raised at `stop`; 0: cancel */
-};
-
-static bool stop_at_step(void *context, const char *what, uint64_t done, uint64_t total)
-{
-    struct stopper *stopper = context;
-    (void)what, (void)done, (void)total;
-    if (stopper->step++ < stopper->stop) return true;
-    if (stopper->signal) raise(stopper->signal);
-    return false;
-}
-
 static void cancelled_it_goes_on_to_the_same_parts(void **state)
 {
     const struct fixture *fixture = *state;
     for (uint64_t stop = 0; stop < fixture->steps; stop += 5) {
-        struct stopper stopper = {.stop = stop};
+        struct packed_stopper stopper = {.stop = stop};
         struct sl_error error = {.message = ""};
         remove_parts(fixture);
-        assert_int_equal(sl_pack(fixture->model_dir, fixture->list, stop_at_step, &stopper, &error),
-                         SL_ERR_CANCELLED);
+        assert_int_equal(
+            sl_pack(fixture->model_dir, fixture->list, packed_stop_at_step, &stopper, &error),
+            SL_ERR_CANCELLED);
         assert_non_null(strstr(error.message, fixture->partials[0]));
         for (int i = 0; i < PARTS; i++) {
             struct model_file *file = NULL;
@@ -197,13 +184,13 @@ static void killed_it_goes_on_to_the_same_parts(void **state)
 {
     const struct fixture *fixture = *state;
     for (uint64_t stop = 0; stop < fixture->steps; stop += 7) {
-        struct stopper stopper = {.stop = stop, .signal = SIGKILL};
+        struct packed_stopper stopper = {.stop = stop, .signal = SIGKILL};
         int wait_status;
         remove_parts(fixture);
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0)
-            _exit(sl_pack(fixture->model_dir, fixture->list, stop_at_step, &stopper, NULL) !=
+            _exit(sl_pack(fixture->model_dir, fixture->list, packed_stop_at_step, &stopper, NULL) !=
                   SL_OK);
         assert_int_equal(waitpid(child, &wait_status, 0), child);
         assert_true(WIFSIGNALED(wait_status));
@@ -228,9 +215,10 @@ static void a_part_that_cannot_be_written_leaves_nothing_of_the_others(void **st
     }
     free(list);
     /* What an earlier run has recorded is no rubbish. */
-    struct stopper stopper = {.stop = 40};
-    assert_int_equal(sl_pack(fixture->model_dir, fixture->list, stop_at_step, &stopper, NULL),
-                     SL_ERR_CANCELLED);
+    struct packed_stopper stopper = {.stop = 40};
+    assert_int_equal(
+        sl_pack(fixture->model_dir, fixture->list, packed_stop_at_step, &stopper, NULL),
+        SL_ERR_CANCELLED);
     list = list_of(fixture->names[0], fixture->names[1], "/nowhere/file");
     assert_int_equal(sl_pack(fixture->model_dir, list, NULL, NULL, &error), SL_ERR_IO);
     assert_true(packed_exists(fixture->partials[0]));
