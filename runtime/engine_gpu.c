@@ -43,7 +43,7 @@ void engine_gpu_say_plan(const sl_engine *engine, const struct sl_engine_options
 enum sl_status engine_gpu_fill(sl_engine *engine, const struct sl_engine_options *options,
                                struct sl_error *error)
 {
-    if (!engine->gpu) return SL_OK;
+    SL_ASSERT(engine->gpu);
     if (moe_handshake_create(&engine->handshake) != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
     engine->device = engine->budget.device_bytes ? engine->gpu->device : NULL;

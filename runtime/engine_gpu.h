@@ -16,7 +16,7 @@ uint64_t engine_gpu_bytes(const sl_engine *engine, const struct sl_engine_option
 /* Says where its memory will go, if there is a GPU. */
 void engine_gpu_say_plan(const sl_engine *engine, const struct sl_engine_options *options);
 
-/* Copies the dense weights there, if there is a GPU. */
+/* Copies the dense weights to the GPU, which is there. */
 SL_MUST_USE enum sl_status engine_gpu_fill(sl_engine *engine,
                                            const struct sl_engine_options *options,
                                            struct sl_error *error);

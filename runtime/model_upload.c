@@ -220,19 +220,11 @@ enum sl_status model_place(const struct model *model, model_progress_fn progress
     *out = NULL;
     struct model *copy = copy_frame(model);
     if (!copy) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory");
-    walk.base = arena_map((size_t)walk.total_bytes);
-    if (!walk.base) {
-        free(copy->layers);
-        free(copy);
-        return SL_OK;
-    }
-    move_model(&walk, copy, copy->layers);
-    copy->memory = walk.base;
-    if (walk.status != SL_OK) {
-        arena_unmap(copy->memory, (size_t)walk.total_bytes);
-        free(copy->layers);
-        free(copy);
-        return walk.status;
+    copy->memory = walk.base = arena_map((size_t)walk.total_bytes);
+    if (walk.base) move_model(&walk, copy, copy->layers);
+    if (!walk.base || walk.status != SL_OK) {
+        model_upload_free(copy, NULL);
+        return walk.status; /* without large memory the weights are used as they are mapped */
     }
     SL_ASSERT(walk.used_bytes == walk.total_bytes);
     *out = copy;

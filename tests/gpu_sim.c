@@ -514,21 +514,7 @@ void gpu_sim_fail_after(struct gpu *gpu, int64_t launches)
     pthread_mutex_unlock(&sim->mutex);
 }
 
-uint64_t gpu_sim_launches(struct gpu *gpu)
-{
-    struct gpu_sim *sim = sim_of(gpu);
-    pthread_mutex_lock(&sim->mutex);
-    uint64_t launches = sim->launches;
-    pthread_mutex_unlock(&sim->mutex);
-    return launches;
-}
-
 uint64_t gpu_sim_replays(struct gpu *gpu)
 {
     return sim_of(gpu)->replays;
-}
-
-uint64_t gpu_sim_memory_used(struct gpu *gpu)
-{
-    return sim_of(gpu)->used_bytes;
 }

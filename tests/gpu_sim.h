@@ -18,8 +18,6 @@ struct gpu *gpu_sim_create(const struct gpu_sim_options *options);
 
 /* The launch after `launches` more ones fails, and everything after; negative: never. */
 void gpu_sim_fail_after(struct gpu *gpu, int64_t launches);
-uint64_t gpu_sim_launches(struct gpu *gpu);
 uint64_t gpu_sim_replays(struct gpu *gpu); /* recordings launched */
-uint64_t gpu_sim_memory_used(struct gpu *gpu);
 
 #endif

@@ -18,11 +18,6 @@ enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
     return absent(error);
 }
 
-bool cuda_built(void)
-{
-    return false;
-}
-
 const struct ops *ops_cuda(void)
 {
     return NULL;

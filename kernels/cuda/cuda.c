@@ -36,11 +36,6 @@ enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
     return SL_OK;
 }
 
-bool cuda_built(void)
-{
-    return true;
-}
-
 static enum sl_status stream_fill(struct stream *stream, struct sl_error *error)
 {
     int device = 0;

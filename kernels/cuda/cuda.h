@@ -27,9 +27,6 @@ struct cuda_device_info {
 enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
                                 struct sl_error *error) SL_MUST_USE;
 
-/* Whether GPU kernels were compiled in. */
-bool cuda_built(void);
-
 /* The table whose array arguments are device memory, scalars of args the host's. expert_task arrays
  * and the layout of expert_ffn_args are said where the op is. NULL in a build without GPU kernels.
  * stream_create ignores threads, cpus and nodes. */

@@ -48,8 +48,8 @@ struct {
     uint64_t generation;
     int result[2];
 } barrier;
-enum cuda_emulator_order wanted_order = CUDA_EMULATOR_MIXED;
-enum cuda_emulator_order order = CUDA_EMULATOR_FORWARD; /* of the running grid */
+enum { FORWARD, REVERSE, SHUFFLED, ORDERS };
+unsigned order = FORWARD; /* of the running grid */
 unsigned grids;
 uint64_t order_state = 1;
 
@@ -101,8 +101,8 @@ void print_place(const uint3 &thread)
 /* What comes i-th of `count`. */
 size_t in_order(size_t i, size_t count, size_t offset)
 {
-    if (order == CUDA_EMULATOR_REVERSE) return count - 1 - i;
-    if (order == CUDA_EMULATOR_SHUFFLED) return (i * 7919 + offset) % count;
+    if (order == REVERSE) return count - 1 - i;
+    if (order == SHUFFLED) return (i * 7919 + offset) % count;
     return i;
 }
 
@@ -167,18 +167,12 @@ void make_threads(dim3 block)
 }
 } // namespace
 
-void cuda_emulator_set_order(enum cuda_emulator_order wanted)
-{
-    wanted_order = wanted;
-}
-
 void cuda_emulator_run_grid(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                             const std::function<void()> &body)
 {
     kernel_name = name;
     kernel_body = &body;
-    order = wanted_order == CUDA_EMULATOR_MIXED ? (enum cuda_emulator_order)(grids++ % 3)
-                                                : wanted_order;
+    order = grids++ % ORDERS;
     make_threads(block);
     cuda_emulator_where.block_dim = block;
     cuda_emulator_where.grid_dim = grid;

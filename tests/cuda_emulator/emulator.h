@@ -10,22 +10,9 @@
 extern "C" {
 #endif
 
-/* How many devices are found: 1 unless SLUICE_EMULATED_GPUS says otherwise. Before the first CUDA
- * call. */
-void cuda_emulator_set_devices(int count);
-
-/* Total device memory; allocations beyond it fail. 8 GiB unless set. */
-void cuda_emulator_set_memory(size_t bytes);
-
-/* In which order a block's threads run between barriers. A kernel whose result depends on it has a
- * race. MIXED, unless set: each launch takes the next of the three before it. */
-enum cuda_emulator_order {
-    CUDA_EMULATOR_FORWARD,
-    CUDA_EMULATOR_REVERSE,
-    CUDA_EMULATOR_SHUFFLED,
-    CUDA_EMULATOR_MIXED,
-};
-void cuda_emulator_set_order(enum cuda_emulator_order order);
+/* One device is found, unless SLUICE_EMULATED_GPUS says otherwise, with 8 GiB: allocations beyond
+ * fail. Between barriers a block's threads run forward, in reverse or shuffled, launch by launch in
+ * turn: a kernel whose result depends on it has a race. */
 
 /* The kernel launched after `launches` more ones fails, and with it, as on a device, everything
  * after; negative: never. cuda_emulator_revive ends the failure. */

@@ -12,7 +12,6 @@ struct CUgraphExec_st {
 };
 struct event_state {
     uint64_t submitted = 0, done = 0;
-    std::chrono::steady_clock::time_point time;
     std::shared_ptr<CUgraph_st> capture; /* recorded into */
 };
 struct CUevent_st {
@@ -23,11 +22,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
     *event = new CUevent_st;
     return cudaSuccess;
-}
-
-cudaError_t cudaEventCreate(cudaEvent_t *event)
-{
-    return cudaEventCreateWithFlags(event, cudaEventDefault);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -50,7 +44,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle)
     return emulated_submit(handle, [=] {
         std::lock_guard<std::mutex> lock(emulated().mutex);
         state->done = number;
-        state->time = std::chrono::steady_clock::now();
     });
 }
 
@@ -79,22 +72,6 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     return event->state->done >= event->state->submitted ? cudaSuccess : cudaErrorNotReady;
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    std::unique_lock<std::mutex> lock(emulated().mutex);
-    uint64_t number = event->state->submitted;
-    emulated().changed.wait(lock, [=] { return event->state->done >= number; });
-    return emulated_error(emulated().fault);
-}
-
-cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end)
-{
-    std::lock_guard<std::mutex> lock(emulated().mutex);
-    std::chrono::duration<float, std::milli> elapsed = end->state->time - start->state->time;
-    *milliseconds = elapsed.count();
-    return cudaSuccess;
-}
-
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
 {
     std::lock_guard<std::mutex> lock(emulated().mutex);
@@ -116,16 +93,6 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
-{
-    CUstream_st *one = emulated_stream(stream);
-    std::lock_guard<std::mutex> lock(emulated().mutex);
-    *status = !one->capture          ? cudaStreamCaptureStatusNone
-              : one->capture->broken ? cudaStreamCaptureStatusInvalidated
-                                     : cudaStreamCaptureStatusActive;
-    return cudaSuccess;
-}
-
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
     *exec = new CUgraphExec_st{std::make_shared<std::vector<operation>>(graph->operations)};
@@ -139,13 +106,6 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
         for (const operation &each : *operations)
             each();
     });
-}
-
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void **nodes, size_t *count)
-{
-    if (nodes) return emulated_error(cudaErrorNotSupported);
-    *count = graph->operations.size();
-    return cudaSuccess;
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)

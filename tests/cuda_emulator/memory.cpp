@@ -79,50 +79,9 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     return cudaSuccess;
 }
 
-cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
-{
-    struct cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) return cudaErrorInvalidDevice;
-    switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = (int)properties.sharedMemPerBlock; break;
-    case cudaDevAttrMultiProcessorCount: *value = properties.multiProcessorCount; break;
-    case cudaDevAttrL2CacheSize: *value = properties.l2CacheSize; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = properties.major; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = (int)properties.sharedMemPerBlockOptin;
-        break;
-    case cudaDevAttrCanMapHostMemory:
-    case cudaDevAttrCanUseHostPointerForRegisteredMem:
-    case cudaDevAttrHostRegisterSupported: *value = 1; break;
-    case cudaDevAttrIntegrated:
-    case cudaDevAttrPciBusId:
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    default: return emulated_error(cudaErrorInvalidValue);
-    }
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device)
-{
-    if (cudaSetDevice(device) != cudaSuccess) return cudaErrorInvalidDevice;
-    snprintf(text, (size_t)length, "0000:00:00.0");
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDeviceFlags(unsigned)
-{
-    return cudaSuccess;
-}
-
 cudaError_t cudaDriverGetVersion(int *version)
 {
     *version = device_count() > 0 ? CUDART_VERSION : 0;
-    return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int *version)
-{
-    *version = CUDART_VERSION;
     return cudaSuccess;
 }
 
@@ -178,11 +137,6 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned)
     if (!emulated().pinning) return emulated_error(cudaErrorMemoryAllocation);
     return allocate(emulated().host_allocations, emulated().registered_bytes, SIZE_MAX, memory,
                     bytes);
-}
-
-cudaError_t cudaMallocHost(void **memory, size_t bytes)
-{
-    return cudaHostAlloc(memory, bytes, cudaHostAllocDefault);
 }
 
 cudaError_t cudaFreeHost(void *memory)
@@ -252,11 +206,6 @@ cudaError_t cudaGetLastError(void)
     return code;
 }
 
-cudaError_t cudaPeekAtLastError(void)
-{
-    return last_error;
-}
-
 #define CODES(X)                                                                                   \
     X(cudaSuccess, "no error")                                                                     \
     X(cudaErrorInvalidValue, "invalid argument")                                                   \
@@ -296,16 +245,6 @@ const char *cudaGetErrorName(cudaError_t code)
 #undef X
     default: return "cudaErrorUnknown";
     }
-}
-
-void cuda_emulator_set_devices(int count)
-{
-    emulated().devices = count;
-}
-
-void cuda_emulator_set_memory(size_t bytes)
-{
-    emulated().memory_bytes = bytes;
 }
 
 void cuda_emulator_fail_after(int64_t launches)

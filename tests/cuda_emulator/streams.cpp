@@ -59,18 +59,6 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
     return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
 }
 
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int)
-{
-    return cudaStreamCreateWithFlags(stream, flags);
-}
-
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
-{
-    *least = 0;
-    *greatest = -5;
-    return cudaSuccess;
-}
-
 CUstream_st *emulated_stream(cudaStream_t stream)
 {
     static CUstream_st *null_stream = [] {
@@ -223,21 +211,8 @@ cudaError_t cudaMemsetAsync(void *target, int value, size_t bytes, cudaStream_t 
     });
 }
 
-cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind)
-{
-    cudaError_t code = cudaMemcpyAsync(target, source, bytes, kind, nullptr);
-    return code == cudaSuccess ? cudaStreamSynchronize(nullptr) : code;
-}
-
 cudaError_t cudaMemset(void *target, int value, size_t bytes)
 {
     cudaError_t code = cudaMemsetAsync(target, value, bytes, nullptr);
     return code == cudaSuccess ? cudaStreamSynchronize(nullptr) : code;
-}
-
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data)
-{
-    return emulated_submit(stream, [=] {
-        if (!emulated_faulty()) function(data);
-    });
 }
