@@ -3,10 +3,10 @@
 
 #include "runtime/compute.h"
 #include "runtime/host_bench.h"
+#include "runtime/json_report.h"
 #include "runtime/pack.h"
 #include "runtime/text_buffer.h"
 
-#include <jansson.h>
 #include <string.h>
 #include <time.h>
 
@@ -120,14 +120,6 @@ static enum sl_status report_text(const struct calibration *c, const char *path,
     return status;
 }
 
-static json_t *numbers(const double *values, int count)
-{
-    json_t *array = json_array();
-    for (int i = 0; array && i < count; i++)
-        json_array_append_new(array, json_real(values[i]));
-    return array;
-}
-
 static json_t *lane_json(const struct rate *rate)
 {
     return json_pack("{s:f, s:f, s:f, s:f, s:f}", "bytes_per_s", rate->bytes_per_second,
@@ -145,14 +137,11 @@ static enum sl_status report_json(const struct calibration *c, const char *path,
         "nodes", (int)m->nodes, "threads", (int)m->threads, "memory_bytes",
         (json_int_t)m->memory_bytes, "memory_bytes_per_s", c->memory_bytes_per_second,
         "expert_bytes", (json_int_t)c->rates.expert_bytes, "expert_ns",
-        numbers(c->expert_ns, CALIBRATION_COUNTS), "cpu_lane",
+        json_report_numbers(c->expert_ns, CALIBRATION_COUNTS), "cpu_lane",
         lane_json(&c->rates.lanes[RATES_CPU]), "disk_lane", lane_json(&c->rates.lanes[RATES_DISK]),
-        "disk_bytes_per_s", numbers(c->rates.disk_bytes_per_second, RATES_DISK_DEPTHS), "file",
-        path, "profile", profile);
-    *out = report ? json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
-    json_decref(report);
-    if (*out) return SL_OK;
-    return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to report on this machine");
+        "disk_bytes_per_s", json_report_numbers(c->rates.disk_bytes_per_second, RATES_DISK_DEPTHS),
+        "file", path, "profile", profile);
+    return json_report_write(report, "this machine", out, error);
 }
 
 /* ---- all of it ---------------------------------------------------------------------------- */

@@ -1,10 +1,10 @@
 /* sl_trace_report: the statistics of a trace beside the published ones, for people and programs. */
 #include "runtime/sl.h"
 
+#include "runtime/json_report.h"
 #include "runtime/text_buffer.h"
 #include "runtime/trace_stats.h"
 
-#include <jansson.h>
 #include <string.h>
 
 /* Figures of the big model, of docs/routing.md: 256 experts, 6 for a token. */
@@ -180,14 +180,6 @@ static enum sl_status report_text(const char *path, const struct trace_stats *s,
 
 /* ---- JSON --------------------------------------------------------------------------------- */
 
-static json_t *numbers(const double *values, int count)
-{
-    json_t *array = json_array();
-    for (int i = 0; array && i < count; i++)
-        json_array_append_new(array, json_real(values[i]));
-    return array;
-}
-
 static json_t *shares_json(const uint64_t *parts, int count, uint64_t whole)
 {
     json_t *array = json_array();
@@ -247,24 +239,25 @@ static json_t *list_json(const struct trace_stats *s, const struct trace_stats_l
 
 static json_t *popularity_json(const struct trace_stats *s)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:I}", "covering", numbers(s->covering, 3),
-                     "covering_published", numbers(published_covering, 3), "fixed_set",
-                     numbers(s->fixed_set, 3), "fixed_set_published", numbers(published_fixed, 3),
-                     "gini", s->gini, "gini_published", published_gini, "live",
-                     (json_int_t)s->live);
+    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:I}", "covering",
+                     json_report_numbers(s->covering, 3), "covering_published",
+                     json_report_numbers(published_covering, 3), "fixed_set",
+                     json_report_numbers(s->fixed_set, 3), "fixed_set_published",
+                     json_report_numbers(published_fixed, 3), "gini", s->gini, "gini_published",
+                     published_gini, "live", (json_int_t)s->live);
 }
 
 static json_t *reuse_json(const struct trace_stats *s)
 {
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o}", "windows",
                      whole_numbers(trace_stats_windows, TRACE_STATS_WINDOWS), "distinct",
-                     numbers(s->distinct, TRACE_STATS_WINDOWS), "distinct_published",
-                     numbers(published_distinct, TRACE_STATS_WINDOWS), "reaches",
+                     json_report_numbers(s->distinct, TRACE_STATS_WINDOWS), "distinct_published",
+                     json_report_numbers(published_distinct, TRACE_STATS_WINDOWS), "reaches",
                      whole_numbers(trace_stats_reaches, TRACE_STATS_REACHES), "reused",
                      shares_json(s->reused, TRACE_STATS_REACHES, s->reusable), "repeat_published",
                      published_repeat, "slots", whole_numbers(s->slots, TRACE_STATS_CACHES),
                      "hit_rate", shares_json(s->hits, TRACE_STATS_CACHES, s->accesses),
-                     "hit_rate_published", numbers(published_hits, TRACE_STATS_CACHES));
+                     "hit_rate_published", json_report_numbers(published_hits, TRACE_STATS_CACHES));
 }
 
 static enum sl_status report_json(const char *path, const struct trace_stats *s, char **out,
@@ -281,10 +274,7 @@ static enum sl_status report_json(const char *path, const struct trace_stats *s,
         (json_int_t)s->decoded, "decoded_per_s", per_second(s->decoded, s->decode_ns), "wait_share",
         share(s->wait_ns, s->duration_ns), "misses_a_layer", share(s->missed, s->timed_layers),
         "popularity", popularity_json(s), "reuse", reuse_json(s), "guesses", lists);
-    *out = report ? json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
-    json_decref(report);
-    if (*out) return SL_OK;
-    return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to report on %s as JSON", path);
+    return json_report_write(report, path, out, error);
 }
 
 enum sl_status sl_trace_report(const char *path, bool json, char **report, struct sl_error *error)
