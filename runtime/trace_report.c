@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-/* Figures of the big model, of docs/routing.md: 256 experts, 6 for a token. */
+/* Figures published for the big model: 256 experts, 6 for a token. */
 static const double published_covering[3] = {0.088, 0.252, 0.465};
 static const double published_fixed[3] = {0.40, 0.46, 0.52};
 static const double published_gini = 0.718;
