@@ -119,11 +119,17 @@ out:
     return found;
 }
 
+/* Whether hwloc looks at a description that the user has given it instead of at the machine. */
+static bool is_described_by_user(void)
+{
+    return getenv("HWLOC_SYNTHETIC") || getenv("HWLOC_XMLFILE");
+}
+
 /* Without the kernel's description of the processors, as in a bare chroot, hwloc would complain to
  * the user's terminal and know no more than the affinity does. */
 static bool machine_is_described(void)
 {
-    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || getenv("HWLOC_SYNTHETIC");
+    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || is_described_by_user();
 }
 
 /* More threads than the quota lets run at once would be stopped in turn, and wait for each other.
@@ -165,23 +171,36 @@ void topology_place(const struct topology *topology, int32_t threads, int32_t *c
     }
 }
 
-/* Interleaves over the nodes near the CPUs allowed; false when hwloc or the system will not. */
-static bool interleave(hwloc_topology_t machine, void *memory, size_t bytes)
+/* ---- memory ------------------------------------------------------------------------------- */
+
+/* This machine with its devices; NULL when hwloc cannot look at it. */
+static hwloc_topology_t open_machine(void)
 {
-    hwloc_const_bitmap_t allowed = hwloc_topology_get_allowed_cpuset(machine);
-    hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
-    if (!nodes) return false;
-    hwloc_cpuset_to_nodeset(machine, allowed, nodes);
-    int refused = hwloc_set_area_membind(machine, memory, bytes, nodes, HWLOC_MEMBIND_INTERLEAVE,
-                                         HWLOC_MEMBIND_BYNODESET);
-    hwloc_bitmap_free(nodes);
-    return refused == 0;
+    hwloc_topology_t machine;
+    if (!machine_is_described() || hwloc_topology_init(&machine) != 0) return NULL;
+    if (hwloc_topology_set_io_types_filter(machine, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) == 0 &&
+        hwloc_topology_load(machine) == 0)
+        return machine;
+    hwloc_topology_destroy(machine);
+    return NULL;
+}
+
+/* The nodes nearest to a device; false when it is not found, or as near to all of them. */
+static bool find_near(hwloc_topology_t machine, const char *device, hwloc_bitmap_t nodes)
+{
+    hwloc_obj_t found = *device ? hwloc_get_pcidev_by_busidstring(machine, device) : NULL;
+    hwloc_obj_t place = found ? hwloc_get_non_io_ancestor_obj(machine, found) : NULL;
+    if (!place || !place->nodeset || hwloc_bitmap_copy(nodes, place->nodeset) != 0) return false;
+    hwloc_bitmap_and(nodes, nodes, hwloc_topology_get_allowed_nodeset(machine));
+    return !hwloc_bitmap_iszero(nodes) &&
+           !hwloc_bitmap_isequal(nodes, hwloc_topology_get_allowed_nodeset(machine));
 }
 
 /* Whether the system has but one node with memory, which is cheaper to know than its topology. */
 static bool is_one_node(void)
 {
     char line[64] = "";
+    if (is_described_by_user()) return false;
     FILE *file = fopen("/sys/devices/system/node/has_memory", "re");
     if (!file) return true;
     bool one = !fgets(line, sizeof line, file) || !strpbrk(line, ",-");
@@ -189,19 +208,60 @@ static bool is_one_node(void)
     return one;
 }
 
-void topology_place_memory(void *memory, size_t bytes, char *text, size_t text_bytes)
+bool topology_has_near(const char *device)
 {
-    struct topology topology;
-    hwloc_topology_t machine;
+    bool found = false;
+    if (!device || !*device || is_one_node()) return false;
+    hwloc_topology_t machine = open_machine();
+    hwloc_bitmap_t nodes = machine ? hwloc_bitmap_alloc() : NULL;
+    if (nodes) found = find_near(machine, device, nodes);
+    hwloc_bitmap_free(nodes);
+    if (machine) hwloc_topology_destroy(machine);
+    return found;
+}
+
+/* Binds to the nodes nearest to the device and says so; false when there are none. */
+static bool place_near(hwloc_topology_t machine, void *memory, size_t bytes, const char *device,
+                       hwloc_bitmap_t nodes, char *text, size_t text_bytes)
+{
+    char list[32];
+    if (!find_near(machine, device, nodes)) return false;
+    /* Not strictly: what does not fit there goes to the others. */
+    if (hwloc_set_area_membind(machine, memory, bytes, nodes, HWLOC_MEMBIND_BIND,
+                               HWLOC_MEMBIND_BYNODESET) != 0)
+        return false;
+    hwloc_bitmap_list_snprintf(list, sizeof list, nodes);
+    snprintf(text, text_bytes, "near the device, on node %s", list);
+    return true;
+}
+
+/* Interleaves over the nodes near the CPUs allowed and says whether hwloc and the system will. */
+static void place_in_turn(hwloc_topology_t machine, void *memory, size_t bytes,
+                          hwloc_bitmap_t nodes, char *text, size_t text_bytes)
+{
+    hwloc_cpuset_to_nodeset(machine, hwloc_topology_get_allowed_cpuset(machine), nodes);
+    int count = hwloc_bitmap_weight(nodes);
+    if (count < 2) return;
+    bool placed = hwloc_set_area_membind(machine, memory, bytes, nodes, HWLOC_MEMBIND_INTERLEAVE,
+                                         HWLOC_MEMBIND_BYNODESET) == 0;
+    snprintf(text, text_bytes, placed ? "on %d nodes in turn" : "on whichever of %d nodes", count);
+}
+
+void topology_place_memory(void *memory, size_t bytes, const struct topology_placement *placement,
+                           char *text, size_t text_bytes)
+{
     text[0] = 0;
     if (is_one_node()) return;
-    topology_detect(&topology);
-    if (!topology.known || topology.node_count < 2) return;
-    if (hwloc_topology_init(&machine) != 0) return;
-    bool placed = hwloc_topology_load(machine) == 0 && interleave(machine, memory, bytes);
-    hwloc_topology_destroy(machine);
-    if (placed)
-        snprintf(text, text_bytes, "on %d nodes in turn", (int)topology.node_count);
-    else
-        snprintf(text, text_bytes, "on whichever of %d nodes", (int)topology.node_count);
+    hwloc_topology_t machine = open_machine();
+    hwloc_bitmap_t nodes = machine ? hwloc_bitmap_alloc() : NULL;
+    if (nodes) {
+        bool near = placement && placement->spread == TOPOLOGY_NEAR &&
+                    place_near(machine, memory, bytes, placement->device, nodes, text, text_bytes);
+        if (!near) place_in_turn(machine, memory, bytes, nodes, text, text_bytes);
+        size_t length = strlen(text);
+        if (length && placement && placement->why[0])
+            snprintf(text + length, text_bytes - length, " (%s)", placement->why);
+    }
+    hwloc_bitmap_free(nodes);
+    if (machine) hwloc_topology_destroy(machine);
 }
