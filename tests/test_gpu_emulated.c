@@ -162,10 +162,11 @@ static void memory_that_cannot_be_pinned_is_told_and_works(void **state)
     sl_session *session = engine_test_session(engine);
     struct sl_error error;
     cuda_emulator_allow(false, true);
-    if (sl_session_append(session, fixture->ids, 1, NULL, &error) != SL_OK)
-        fail_msg("%s", error.message);
+    for (size_t t = 0; t < 2; t++) /* RAM is pinned between passes */
+        if (sl_session_append(session, fixture->ids + t, 1, NULL, &error) != SL_OK)
+            fail_msg("%s", error.message);
     cuda_emulator_allow(true, true);
-    assert_int_equal(argmax(sl_session_logits(session)), argmax(fixture->want));
+    assert_int_equal(argmax(sl_session_logits(session)), argmax(fixture->want + fixture->vocab));
     bool told = false;
     for (int32_t i = 0; sl_engine_notice(engine, i); i++)
         told = told || strstr(sl_engine_notice(engine, i), "ulimit -l") != NULL;
