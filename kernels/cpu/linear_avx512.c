@@ -283,7 +283,7 @@ SIMD_INLINE void multiply_rows(const struct linear_rows *args, enum matrix_forma
             default: multiply_few(args, format, &decoder, &span, row, 4, totals); break;
             }
         }
-        linear_float_finish(args, first, count, totals);
+        linear_float_finish(args, first, totals);
     }
 }
 
@@ -329,7 +329,8 @@ static void prepare_interleaved(const float *x, int32_t columns, bool quantise, 
 void cpu_linear_avx512(struct stream *stream, const struct linear_args *args)
 {
     static const struct linear_kernel natural = {prepare_natural, multiply_bf16, 2, false};
-    static const struct linear_kernel interleaved = {prepare_interleaved, multiply_bf16, 2, false};
+    static const struct linear_kernel interleaved = {prepare_interleaved, multiply_bf16, 2, 0,
+                                                     false};
     bool bf16 = args->quantise_input || args->bf16_input;
     if (args->weight.format == MATRIX_FP8 && bf16)
         linear_blocked_run(stream, args, &interleaved);
