@@ -329,8 +329,7 @@ static void prepare_interleaved(const float *x, int32_t columns, bool quantise, 
 void cpu_linear_avx512(struct stream *stream, const struct linear_args *args)
 {
     static const struct linear_kernel natural = {prepare_natural, multiply_bf16, 2, false};
-    static const struct linear_kernel interleaved = {prepare_interleaved, multiply_bf16, 2, 0,
-                                                     false};
+    static const struct linear_kernel interleaved = {prepare_interleaved, multiply_bf16, 2, false};
     bool bf16 = args->quantise_input || args->bf16_input;
     if (args->weight.format == MATRIX_FP8 && bf16)
         linear_blocked_run(stream, args, &interleaved);
