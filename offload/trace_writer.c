@@ -289,11 +289,6 @@ void trace_writer_step(struct trace_writer *writer, const struct trace_step *ste
     finish_step(writer, step->start_ns, step->duration_ns);
 }
 
-uint64_t trace_writer_bytes(const struct trace_writer *writer)
-{
-    return writer->bytes;
-}
-
 enum sl_status trace_writer_close(struct trace_writer *writer, struct sl_error *error)
 {
     uint8_t head[TRACE_BLOCK_HEAD_BYTES];

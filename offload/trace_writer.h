@@ -40,6 +40,4 @@ void trace_writer_step(struct trace_writer *writer, const struct trace_step *ste
  * fine. */
 SL_MUST_USE enum sl_status trace_writer_close(struct trace_writer *writer, struct sl_error *error);
 
-uint64_t trace_writer_bytes(const struct trace_writer *writer); /* of the file so far */
-
 #endif

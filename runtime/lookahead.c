@@ -30,12 +30,8 @@ struct lookahead {
     int32_t rows[LOOKAHEAD_TOKENS_MAX];       /* of the chunk, ascending, the last one last */
     int32_t row_count;
 
-    /* Does it pay? Time of a pass of one token, [without, with] guesses, and the epoch under way.
-     */
-    double pass_ns[2];
-    bool guessing;
-    int32_t epochs, epoch_passes;
-    uint64_t epoch_ns, pass_start_ns;
+    struct lookahead_pay pay;
+    uint64_t pass_start_ns;
     struct lookahead_stats stats;
 };
 
@@ -83,7 +79,7 @@ enum sl_status lookahead_create(const struct lookahead_options *options, struct 
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to look ahead");
     }
     lookahead->options = *options;
-    lookahead->guessing = true;
+    lookahead_pay_init(&lookahead->pay, options->depth);
     lookahead->seen = seen;
     carve(lookahead, memory);
     struct predictor_options predictor = {.layers = config->layers,
@@ -338,14 +334,14 @@ static const struct layer_weights *target(const struct forward *forward, int32_t
     return layer->token_experts ? NULL : layer;
 }
 
-/* Guesses and records from lookahead->streams, in the state named. */
+/* Guesses `depth` layers ahead, and records, from lookahead->streams in the state named. */
 static void look_from_streams(struct forward *forward, const struct forward_chunk *chunk,
-                              int32_t idx, enum predictor_state state, bool guess)
+                              int32_t idx, enum predictor_state state, int32_t depth)
 {
     const struct lookahead *lookahead = forward->lookahead;
     for (int32_t distance = 1; distance <= PREDICTOR_DISTANCE_MAX; distance++) {
         const struct layer_weights *layer = target(forward, idx, distance);
-        bool guesses = guess && distance <= lookahead->options.depth;
+        bool guesses = distance <= depth;
         if (!layer || (!guesses && recorded_list(lookahead, distance, state) < 0)) continue;
         fold_streams(forward, layer);
         score(forward, layer);
@@ -354,25 +350,6 @@ static void look_from_streams(struct forward *forward, const struct forward_chun
 }
 
 /* ---- does it pay? ------------------------------------------------------------------------- */
-
-/* Decides for the next epoch: the quicker way so far, but the other one when its turn for a trial
- * has come; in the beginning they take turns. */
-static void close_epoch(struct lookahead *lookahead)
-{
-    double *mean_ns = &lookahead->pass_ns[lookahead->guessing];
-    double seen_ns = (double)lookahead->epoch_ns / LOOKAHEAD_EPOCH;
-    *mean_ns += (*mean_ns == 0 ? 1 : LOOKAHEAD_LEARNING) * (seen_ns - *mean_ns);
-    lookahead->epoch_ns = 0;
-    lookahead->epoch_passes = 0;
-    lookahead->epochs++;
-    lookahead->stats.pauses += !lookahead->guessing;
-    bool better = lookahead->pass_ns[true] <= lookahead->pass_ns[false];
-    bool trial = lookahead->epochs % LOOKAHEAD_TRIAL == 0;
-    if (lookahead->epochs < LOOKAHEAD_TURNS)
-        lookahead->guessing = !lookahead->guessing;
-    else
-        lookahead->guessing = better != trial;
-}
 
 void lookahead_begin(struct forward *forward)
 {
@@ -385,18 +362,18 @@ void lookahead_end(struct forward *forward, int32_t tokens)
     struct lookahead *lookahead = forward->lookahead;
     if (!lookahead || lookahead->options.mode != SL_PREFETCH_AUTO) return;
     if (tokens > 1 || lookahead->options.always) return; /* only passes of one kind compare */
-    lookahead->epoch_ns += clock_now_ns(&lookahead->options.clock) - lookahead->pass_start_ns;
-    if (++lookahead->epoch_passes == LOOKAHEAD_EPOCH) close_epoch(lookahead);
+    lookahead_pay_pass(&lookahead->pay,
+                       clock_now_ns(&lookahead->options.clock) - lookahead->pass_start_ns);
 }
 
-/* Whether guesses are made at this layer. */
-static bool pays(const struct forward *forward)
+/* How many layers ahead are guessed at this one; 0: none. */
+static int32_t guess_depth(const struct forward *forward)
 {
     const struct lookahead *lookahead = forward->lookahead;
     struct expert_store_stats store;
-    if (lookahead->options.mode != SL_PREFETCH_AUTO || !lookahead->guessing) return false;
+    if (lookahead->options.mode != SL_PREFETCH_AUTO || lookahead->pay.way == 0) return 0;
     expert_store_stats_get(forward->store, &store);
-    return store.slots_ready < forward->experts_total;
+    return store.slots_ready < forward->experts_total ? lookahead->pay.way : 0;
 }
 
 /* ---- at a layer --------------------------------------------------------------------------- */
@@ -414,8 +391,9 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
     struct lookahead *lookahead = forward->lookahead;
     if (!lookahead || idx >= forward->model->config.layers) return;
     learn(forward, chunk, idx);
-    bool guess = pays(forward), record = forward->trace && lookahead->list_count > 0;
-    if (!guess && !record) return;
+    int32_t depth = guess_depth(forward);
+    bool record = forward->trace && lookahead->list_count > 0;
+    if (depth == 0 && !record) return;
     if (!target(forward, idx, 1) && !target(forward, idx, 2)) return;
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
     enum predictor_state state = lookahead->options.state;
@@ -427,11 +405,12 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
         use_scores(forward, chunk, idx, 1, PREDICTOR_INPUT, false);
     }
     take_streams(lookahead, streams);
-    look_from_streams(forward, chunk, idx, PREDICTOR_STREAMS, guess && state == PREDICTOR_STREAMS);
+    look_from_streams(forward, chunk, idx, PREDICTOR_STREAMS,
+                      state == PREDICTOR_STREAMS ? depth : 0);
     if (state == PREDICTOR_SHARED || recorded_list(lookahead, 1, PREDICTOR_SHARED) >= 0) {
         add_shared(forward, shared);
         look_from_streams(forward, chunk, idx, PREDICTOR_SHARED,
-                          guess && state == PREDICTOR_SHARED);
+                          state == PREDICTOR_SHARED ? depth : 0);
     }
     lookahead->stats.layers++;
     lookahead->stats.elapsed_ns += clock_now_ns(&lookahead->options.clock) - start_ns;
@@ -452,7 +431,7 @@ void lookahead_from_input(struct forward *forward, const struct forward_chunk *c
     struct lookahead *lookahead = forward->lookahead;
     if (!lookahead || idx >= forward->model->config.layers) return;
     const struct layer_weights *next = target(forward, idx, 1);
-    bool guess = lookahead->options.state == PREDICTOR_INPUT && pays(forward);
+    bool guess = lookahead->options.state == PREDICTOR_INPUT && guess_depth(forward) > 0;
     bool record = forward->trace && recorded_list(lookahead, 1, PREDICTOR_INPUT) >= 0;
     if (!next || (!guess && !record)) return;
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
@@ -471,16 +450,10 @@ void lookahead_after(struct forward *forward, const struct forward_chunk *chunk,
     if (recorded_list(lookahead, 1, PREDICTOR_AFTER) < 0) return;
     choose_rows(lookahead, chunk->tokens);
     take_streams(lookahead, streams);
-    look_from_streams(forward, chunk, idx, PREDICTOR_AFTER, false);
+    look_from_streams(forward, chunk, idx, PREDICTOR_AFTER, 0);
 }
 
 void lookahead_stats_get(const struct lookahead *lookahead, struct lookahead_stats *out)
 {
     *out = lookahead->stats;
-}
-
-void lookahead_reliability(const struct lookahead *lookahead, int32_t distance,
-                           struct predictor_stats *out)
-{
-    predictor_stats_get(lookahead->predictor, distance, out);
 }

@@ -10,24 +10,20 @@
  *
  * It costs (at the model's real shape about 2.3 MB of weights read for a layer ahead, 1.3 % of the
  * bytes of a token), and a disk that is busy with what was demanded has no time for guesses. So it
- * is left out while every expert is in memory, and measured against doing without: passes of one
- * token with and without guesses take turns at first, then the quicker way goes on, and the other
- * one gets a trial now and then. */
+ * is left out while every expert is in memory, and else measured against doing without, and against
+ * fewer layers (lookahead_pay.h). */
 #ifndef SLUICE_RUNTIME_LOOKAHEAD_H
 #define SLUICE_RUNTIME_LOOKAHEAD_H
 
 #include "offload/predictor.h"
 #include "offload/trace.h"
 #include "runtime/forward.h"
+#include "runtime/lookahead_pay.h"
 
 /* Rows of a chunk that are looked at; of more, as many spread evenly. */
 #define LOOKAHEAD_TOKENS_MAX 16
 /* Guesses at one layer, or for a piece of a prompt at a table layer. */
 #define LOOKAHEAD_HINTS_MAX 64
-#define LOOKAHEAD_EPOCH     6    /* passes between decisions */
-#define LOOKAHEAD_TURNS     8    /* epochs in which the two ways take turns */
-#define LOOKAHEAD_TRIAL     16   /* each so-manieth epoch tries the other way */
-#define LOOKAHEAD_LEARNING  0.25 /* weight of the latest epoch in a way's mean */
 
 struct lookahead_options {
     const struct model *model; /* borrowed */
@@ -41,7 +37,6 @@ struct lookahead_options {
 struct lookahead_stats {
     uint64_t layers;     /* at which later ones were looked at */
     uint64_t elapsed_ns; /* spent on it */
-    uint64_t pauses;     /* epochs without guesses */
 };
 
 struct lookahead;
@@ -82,8 +77,5 @@ void lookahead_after(struct forward *forward, const struct forward_chunk *chunk,
                      const float *streams);
 
 void lookahead_stats_get(const struct lookahead *lookahead, struct lookahead_stats *out);
-/* How well the probabilities of guesses `distance` layers ahead came true. */
-void lookahead_reliability(const struct lookahead *lookahead, int32_t distance,
-                           struct predictor_stats *out);
 
 #endif

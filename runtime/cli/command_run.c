@@ -186,7 +186,12 @@ static int answer(const struct run_options *options, sl_engine *engine,
         .output = options->json ? NULL : stdout,
         .progress = progress,
     };
-    if (options->explain) sl_session_on_dispatch(session, explain, stderr);
+    if (options->explain) {
+        struct sl_stats stats;
+        sl_engine_stats(engine, &stats);
+        fprintf(stderr, "slots    %s\n", stats.memory);
+        sl_session_on_dispatch(session, explain, stderr);
+    }
     enum sl_status status = SL_OK;
     if (options->trace) status = sl_trace_start(engine, options->trace, options->trace_all, &error);
     if (status == SL_OK) status = generate(&args, &result, &error);
