@@ -6,6 +6,7 @@
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/split.cuh"
 
 #define THREADS         256
 #define WARPS           (THREADS / WARP_LANES)
@@ -111,22 +112,6 @@ static __device__ __forceinline__ void multiply(const struct linear_args &args,
     }
 }
 
-/* True in all threads of the block that is the last of gridDim.y to come here; the parts of all the
- * others are visible to it. */
-static __device__ __forceinline__ bool last_of_split(uint32_t *ticket)
-{
-    __shared__ uint32_t drawn;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        drawn = atomicAdd(ticket, 1u);
-        if (drawn == gridDim.y - 1) *ticket = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return drawn == gridDim.y - 1;
-}
-
 /* gridDim: tiles of rows, splits, tiles of tokens. */
 template <enum matrix_format FORMAT, int TOKENS>
 static __global__ void __launch_bounds__(THREADS)
@@ -156,7 +141,7 @@ static __global__ void __launch_bounds__(THREADS)
         size_t place = (size_t)blockIdx.z * gridDim.x + blockIdx.x;
         float *parts = plan.parts + place * gridDim.y * (ROWS * TOKENS);
         if (i < ROWS * TOKENS) parts[blockIdx.y * (ROWS * TOKENS) + (unsigned)i] = sum;
-        if (!last_of_split(plan.tickets + place)) return;
+        if (!last_of_split(plan.tickets + place, gridDim.y)) return;
         sum = 0.0f;
         if (i < ROWS * TOKENS)
             for (unsigned split = 0; split < gridDim.y; split++)
