@@ -6,13 +6,17 @@
  * runs over all columns. The other way, a sum for each 128 columns scaled afterwards, doubles the
  * accumulators, and the warp's tile of 64 rows x 64 tokens, below which reading shared memory
  * outweighs the products, would no longer fit its registers. fp8 products are no choice: on Hopper
- * their sums keep about 14 bits, and mma.sync computes them as f16 products anyway.
+ * their sums keep about 14 bits.
  *
  * A block takes ROWS rows and TOKENS tokens of one group, in stages of 64 columns by asynchronous
  * copies. A lane owns sixteen consecutive columns of a row or token: which index of a sum is which
  * column is the same choice for both operands, so that whole vectors of shared memory are operands,
  * without conflicts. fp8 weights are expanded in registers. Where tiles would leave multiprocessors
  * idle the columns are split among blocks, and the last one adds the parts in order.
+ *
+ * Static counts, of the compiler's code for sm_90a, a warp and stage of 64 rows x 64 tokens: 128
+ * products, 24 loads of shared memory and 288 operations that expand fp8; bf16: 128, 32 and 64. No
+ * GPU has run it.
  *
  * Differs from the twin by the order of f32 sums, and on a GPU by the truncation of each addition
  * of 16 products: 2^-23 of the sum, columns / 16 times. Limit: rms over rms 3e-5, largest error
@@ -50,13 +54,13 @@ template <int ROW_WARPS_, int ROW_TILES_, int TOKEN_TILES_, int BLOCKS_> struct 
 using wide_many = wide_shape<4, 4, 8, 1>; /* 256 x 128 */
 using wide_few = wide_shape<8, 1, 8, 2>;  /* 128 x 64 */
 
-/* What a lane reads of a row of weights, and a row's bytes in a stage. */
+/* A weight's bytes, those of a row in a stage, and the steps of one vector. */
 struct wide_fp8 {
-    static const int BYTES = 1, PITCH = COLUMNS, STAGES = 4, VECTORS = 1;
+    static const int BYTES = 1, PITCH = COLUMNS, STAGES = 4, VECTOR_STEPS = 4;
     static const bool SCALED = true;
 };
 struct wide_bf16 {
-    static const int BYTES = 2, PITCH = X_PITCH, STAGES = 3, VECTORS = 2;
+    static const int BYTES = 2, PITCH = X_PITCH, STAGES = 3, VECTOR_STEPS = 2;
     static const bool SCALED = false;
 };
 
@@ -71,6 +75,7 @@ struct wide_plan {
     int32_t group_rows; /* of the matrix */
     int32_t row_tiles, token_tiles, splits;
     int32_t stages; /* of 64 columns, in all */
+    uint32_t zero;  /* which the compiler does not know */
 };
 
 /* The input as bf16, a warp a block of 128 columns. FP8: columns 4i .. 4i+3 lie as 0 2 1 3, the
@@ -122,46 +127,46 @@ static __device__ __forceinline__ struct wide_tile tile_of(const struct wide_pla
     return tile;
 }
 
-/* Starts the copies of stage `idx`, if it is the block's; always ends a group of copies. */
-template <class Format, class Shape>
-static __device__ __forceinline__ void fetch(const struct linear_args &args,
-                                             const struct wide_plan &plan,
-                                             const struct wide_tile &tile, int32_t idx,
-                                             uint8_t *stage)
+/* Where a thread's copies of an operand come from: its row of the tile, then those `step` bytes
+ * further, as long as there are rows. */
+struct wide_source {
+    const uint8_t *at; /* of the next stage */
+    size_t step;
+    int32_t left; /* rows from this thread's first one on */
+};
+
+template <int WIDTH> /* bytes of a row in a stage */
+static __device__ __forceinline__ struct wide_source source_of(const void *data, size_t row_bytes,
+                                                               int32_t first, int32_t rows,
+                                                               int32_t stage)
 {
-    if (idx < tile.end) {
-        const int lanes = COLUMNS * Format::BYTES / 16; /* of a row */
-        const int x_lanes = COLUMNS * 2 / 16;
-        int i = (int)threadIdx.x;
-        size_t row_bytes = (size_t)args.weight.columns * Format::BYTES;
-        const uint8_t *weights = static_cast<const uint8_t *>(args.weight.data) +
-                                 (size_t)tile.group * (size_t)plan.group_rows * row_bytes +
-                                 (size_t)idx * COLUMNS * Format::BYTES + i % lanes * 16;
+    const int lanes = WIDTH / 16;
+    int32_t row = first + (int32_t)threadIdx.x / lanes;
+    struct wide_source source;
+    source.left = rows - row;
+    source.step = (size_t)(THREADS / lanes) * row_bytes;
+    source.at = static_cast<const uint8_t *>(data) + (size_t)row * row_bytes +
+                (size_t)stage * WIDTH + threadIdx.x % lanes * 16;
+    return source;
+}
+
+/* Starts the copies of the next stage of an operand; rows that are not there become zeros. */
+template <int WIDTH, int PITCH, int ROWS>
+static __device__ __forceinline__ void copy_rows(uint8_t *stage, struct wide_source *source)
+{
+    const int lanes = WIDTH / 16;
+    const uint8_t *from = source->at;
+    uint8_t *to = stage + threadIdx.x / lanes * PITCH + threadIdx.x % lanes * 16;
 #pragma unroll
-        for (int row = i / lanes; row < Shape::ROWS; row += THREADS / lanes) {
-            bool inside = tile.row + row < plan.group_rows;
-            copy_async_16(stage + row * Format::PITCH + i % lanes * 16,
-                          weights + (inside ? (size_t)(tile.row + row) * row_bytes : 0),
-                          inside ? 16 : 0);
-        }
-        size_t stride = (size_t)args.groups * (size_t)args.weight.columns;
-        const uint16_t *x = plan.x + (size_t)tile.group * (size_t)args.weight.columns +
-                            (size_t)idx * COLUMNS + i % x_lanes * 8;
-#pragma unroll
-        for (int token = i / x_lanes; token < Shape::TOKENS; token += THREADS / x_lanes) {
-            bool inside = tile.token + token < args.tokens;
-            copy_async_16(stage + Shape::ROWS * Format::PITCH + token * X_PITCH + i % x_lanes * 16,
-                          x + (inside ? (size_t)(tile.token + token) * stride : 0),
-                          inside ? 16 : 0);
-        }
-    }
-    copy_async_commit();
+    for (int row = 0; row < ROWS; row += THREADS / lanes, from += source->step)
+        copy_async_16(to + row * PITCH, from, row < source->left ? 16 : 0);
+    source->at += WIDTH;
 }
 
 /* What turns codes into weights: 2^120 times their scale, cut in two where a bf16 value is too
  * small for that. */
 struct wide_factor {
-    uint32_t first, second; /* bf16 values, twice; the second only where `large` */
+    uint32_t first, second; /* bf16 values, twice; the second only where `large`; or zeros */
     bool large;
 };
 
@@ -174,15 +179,15 @@ static __device__ __forceinline__ struct wide_factor factor_of(uint32_t scale)
 
 /* Operands of step `step`: pairs of columns of a lane's row, low and high. */
 template <class Format, bool LARGE>
-static __device__ __forceinline__ void expand(const uint4 (&vectors)[Format::VECTORS], int step,
+static __device__ __forceinline__ void expand(const uint4 &vector, int step,
                                               const struct wide_factor &factor, uint32_t *low,
                                               uint32_t *high)
 {
-    const uint4 &vector = vectors[Format::SCALED ? 0 : step / 2];
     const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
     if (!Format::SCALED) {
-        *low = words[step % 2 * 2];
-        *high = words[step % 2 * 2 + 1];
+        /* Else the compiler moves the four words of an operand for every product anew. */
+        *low = words[step % 2 * 2] ^ factor.first;
+        *high = words[step % 2 * 2 + 1] ^ factor.first;
         return;
     }
     fp8_to_bf16_times(words[step], factor.first, low, high);
@@ -205,17 +210,14 @@ static __device__ __forceinline__ void multiply(
                              (warp % Shape::ROW_WARPS * Shape::ROW_TILES * 16 + g) * Format::PITCH;
     const uint8_t *x = stage + Shape::ROWS * Format::PITCH + j * 32 +
                        (warp / Shape::ROW_WARPS * Shape::TOKEN_TILES * 8 + g) * X_PITCH;
-    uint4 rows[Shape::ROW_TILES][2][Format::VECTORS];
-#pragma unroll
-    for (int m = 0; m < Shape::ROW_TILES; m++)
-#pragma unroll
-        for (int upper = 0; upper < 2; upper++)
-#pragma unroll
-            for (int v = 0; v < Format::VECTORS; v++)
-                rows[m][upper][v] = *reinterpret_cast<const uint4 *>(
-                    weights + (m * 16 + upper * 8) * Format::PITCH + v * 16);
+    uint4 rows[Shape::ROW_TILES][2]; /* four steps of fp8, two of bf16 */
 #pragma unroll
     for (int step = 0; step < STEPS; step += 2) {
+#pragma unroll
+        for (int m = 0; m < 2 * Shape::ROW_TILES; m++)
+            if (step % Format::VECTOR_STEPS == 0)
+                rows[m / 2][m % 2] = *reinterpret_cast<const uint4 *>(
+                    weights + m * 8 * Format::PITCH + step / Format::VECTOR_STEPS * 16);
         uint32_t a[Shape::ROW_TILES][2][4];
 #pragma unroll
         for (int m = 0; m < Shape::ROW_TILES; m++)
@@ -301,17 +303,38 @@ static __global__ void __launch_bounds__(THREADS, Shape::BLOCKS)
         scales += (size_t)(tile.group * plan.group_rows + min(row, plan.group_rows - 1)) /
                   LOWP_FP8_BLOCK * (size_t)(args.weight.columns / LOWP_FP8_BLOCK);
 
+    size_t columns = (size_t)args.weight.columns;
+    struct wide_source weights = source_of<COLUMNS * Format::BYTES>(
+        static_cast<const uint8_t *>(args.weight.data) +
+            (size_t)tile.group * (size_t)plan.group_rows * columns * Format::BYTES,
+        columns * Format::BYTES, tile.row, plan.group_rows, tile.first);
+    struct wide_source x = source_of<COLUMNS * 2>(plan.x + (size_t)tile.group * columns,
+                                                  (size_t)args.groups * columns * 2, tile.token,
+                                                  args.tokens, tile.first);
+    auto fetch =
+        [&](int32_t idx,
+            uint8_t *stage) { /* always ends a group of copies */
+                              if (idx < tile.end) {
+                                  copy_rows<COLUMNS * Format::BYTES, Format::PITCH, Shape::ROWS>(
+                                      stage, &weights);
+                                  copy_rows<COLUMNS * 2, X_PITCH, Shape::TOKENS>(
+                                      stage + Shape::ROWS * Format::PITCH, &x);
+                              }
+                              copy_async_commit();
+        };
+
     float sums[Shape::ROW_TILES][Shape::TOKEN_TILES][4] = {};
     for (int i = 0; i < Format::STAGES - 1; i++)
-        fetch<Format, Shape>(args, plan, tile, tile.first + i, stages + i * bytes);
+        fetch(tile.first + i, stages + i * bytes);
     uint32_t scale = Format::SCALED ? __ldg(scales + tile.first / 2) : 0;
     int here = 0;
     for (int32_t idx = tile.first; idx < tile.end; idx++) {
         copy_async_wait<Format::STAGES - 2>();
         __syncthreads(); /* the stage is there, and the one before has been read */
         int ahead = here == 0 ? Format::STAGES - 1 : here - 1;
-        fetch<Format, Shape>(args, plan, tile, idx + Format::STAGES - 1, stages + ahead * bytes);
-        struct wide_factor factor = factor_of(scale);
+        fetch(idx + Format::STAGES - 1, stages + ahead * bytes);
+        struct wide_factor factor = {plan.zero, 0, false};
+        if (Format::SCALED) factor = factor_of(scale);
         if (Format::SCALED) scale = __ldg(scales + min(idx + 1, plan.stages - 1) / 2);
         if (busy && Format::SCALED && factor.large)
             multiply<Format, Shape, true>(stages + here * bytes, factor, tokens, sums);
