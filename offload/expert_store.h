@@ -202,6 +202,10 @@ void expert_store_guess(struct expert_store *store, const struct expert_guess *g
 /* One turn of completions, new reads and copies; never blocks. */
 void expert_store_poll(struct expert_store *store);
 
+/* Between passes: pins the host memory that copies were made from while the device could not be
+ * asked to (device.h, host_pin). */
+void expert_store_pin(struct expert_store *store);
+
 /* ---- prefill: whole layers through the device (expert_stream.c) ---- */
 
 /* Whether this pass can stream: it is prefill, slots are set aside, and the link works. */

@@ -31,19 +31,15 @@ enum sl_status compute_choose(const char *isa, int32_t threads, struct compute *
                         COMPUTE_THREADS_MAX);
 }
 
-/* The caller's thread is the user's, and threads it starts would be born with its CPU. On one node
- * the workers are left as well: beside pinned ones the caller stays on the core of one of them for
- * seconds, and each waits for the other's turn. On several, workers are kept on cores, so that each
- * reads its node's memory. */
+/* A core for each, if there are as many. */
 enum sl_status compute_open_stream(const struct compute *compute, const struct ops *ops,
                                    struct stream **out, struct sl_error *error)
 {
     const struct topology *topology = &compute->topology;
     int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
     struct stream_options stream = {.threads = compute->threads};
-    if (topology->node_count > 1 && stream.threads <= topology->core_count) {
+    if (stream.threads <= topology->core_count) {
         topology_place(topology, stream.threads, cpus, nodes);
-        cpus[0] = -1;
         stream.cpus = cpus;
         stream.nodes = nodes;
     }

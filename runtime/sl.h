@@ -188,7 +188,7 @@ struct sl_stats {
     char gpu[192];                   /* the GPU in use, or why AUTO found none; else "" */
     bool on_gpu;                     /* there is one in use */
     char cpu_isa[16];                /* the kernels' instruction set */
-    int32_t threads, threads_pinned; /* that compute; those kept on a core of their own */
+    int32_t threads, threads_pinned; /* that compute; workers of them kept on a core of their own */
 };
 
 SL_API void sl_engine_stats(const sl_engine *engine, struct sl_stats *out);

@@ -334,6 +334,7 @@ static void fenced_free(struct device *device, void *memory)
 static enum sl_status fenced_pin(struct device *device, void *memory, size_t bytes,
                                  struct sl_error *error)
 {
+    if (((struct fenced_device *)device)->gpu->fenceless) return SL_ERR_BUSY;
     return inner(device)->ops->host_pin(inner(device), memory, bytes, error);
 }
 

@@ -1,5 +1,5 @@
-/* sluice-bench-gpu [ROUNDS]: the GPU's ops at the model's shapes beside its copy bandwidth, a line
- * of JSON for each case, as bench/README.md describes them. Cases are in gpu_cases.c. */
+/* sluice-bench-gpu [ROUNDS [PART]]: the GPU's ops at the model's shapes beside its copy bandwidth,
+ * a line of JSON for each case, as bench/README.md describes them. Cases are in gpu_cases.c. */
 #include "bench/gpu/gpu_bench.h"
 
 #include <inttypes.h>
@@ -177,14 +177,42 @@ static void fill_pool(struct gpu_bench *bench)
     free(host);
 }
 
+static const struct {
+    const char *name;
+    void (*run)(struct gpu_bench *bench);
+} parts[] = {
+    {"linear", gpu_bench_linear}, {"experts", gpu_bench_experts},     {"layers", gpu_bench_layers},
+    {"copies", gpu_bench_copies}, {"attention", gpu_bench_attention},
+};
+
+/* Those of that name, or all. */
+static void run_parts(struct gpu_bench *bench, const char *name)
+{
+    fill_pool(bench);
+    measure_copy(bench);
+    for (size_t i = 0; i < SL_COUNT_OF(parts); i++)
+        if (!name || strcmp(parts[i].name, name) == 0) parts[i].run(bench);
+}
+
+static bool is_part(const char *name)
+{
+    for (size_t i = 0; i < SL_COUNT_OF(parts); i++)
+        if (strcmp(parts[i].name, name) == 0) return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     const char *commit = getenv("SLUICE_COMMIT");
     long rounds = argc > 1 ? strtol(argv[1], NULL, 10) : 10;
     struct gpu_bench bench = {.rounds = (int32_t)rounds, .commit = commit ? commit : ""};
     struct sl_error error;
-    if (argc > 2 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX) {
-        fprintf(stderr, "usage: sluice-bench-gpu [ROUNDS]   (1 to %d)\n", GPU_BENCH_SAMPLES_MAX);
+    const char *part = argc > 2 ? argv[2] : NULL;
+    if (argc > 3 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX || (part && !is_part(part))) {
+        fprintf(stderr,
+                "usage: sluice-bench-gpu [ROUNDS [PART]]   (1 to %d; linear, experts, "
+                "layers, copies or attention)\n",
+                GPU_BENCH_SAMPLES_MAX);
         return 2;
     }
     if (gpu_open(&bench.gpu, &error) != SL_OK) {
@@ -195,15 +223,7 @@ int main(int argc, char **argv)
     bench.repeats = bench.tiny ? 1 : GPU_BENCH_REPEATS_MAX;
     bench.pool_bytes = bench.tiny ? POOL_BYTES_TINY : POOL_BYTES;
     bench.pool = allocate(&bench, bench.pool_bytes);
-    if (bench.pool) {
-        fill_pool(&bench);
-        measure_copy(&bench);
-        gpu_bench_experts(&bench);
-        gpu_bench_attention(&bench);
-        gpu_bench_linear(&bench);
-        gpu_bench_layers(&bench);
-        gpu_bench_copies(&bench);
-    }
+    if (bench.pool) run_parts(&bench, part);
     while (allocation_count > 0)
         bench.gpu->gpu_ops->free(bench.gpu, GPU_DEVICE, allocations[--allocation_count]);
     bench.gpu->gpu_ops->destroy(bench.gpu);

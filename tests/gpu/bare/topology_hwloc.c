@@ -1,0 +1,14 @@
+/* offload/topology_hwloc.c on a machine without hwloc: every CPU counts as a core of one node. */
+#include "offload/topology_hwloc.h"
+
+bool topology_hwloc_look(const char *description, const char *allowed, struct topology *out)
+{
+    (void)description, (void)allowed, (void)out;
+    return false;
+}
+
+bool topology_hwloc_interleave(void *memory, size_t bytes)
+{
+    (void)memory, (void)bytes;
+    return false;
+}
