@@ -39,7 +39,7 @@ static __global__ void __launch_bounds__(THREADS) indexer_query_kernel(struct in
     int t = (int)blockIdx.y;
     int head = (int)blockIdx.x;
     uint32_t *bins = work.bins + (size_t)t * 2 * INDEXER_BINS;
-    for (int i = head * THREADS + (int)threadIdx.x; i < 2 * INDEXER_BINS;
+    for (int i = head * THREADS + (int)threadIdx.x; work.bins && i < 2 * INDEXER_BINS;
          i += (int)gridDim.x * THREADS)
         bins[i] = 0;
     if (indexer_takes_all(work, t)) return;
