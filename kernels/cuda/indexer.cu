@@ -102,7 +102,8 @@ extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *a
     work.rotation_scale = (float)(1.0 / root);
     work.count_stride = args->round ? INDEXER_ROUND_COUNTS : INDEXER_COUNTS;
     work.packed = args->round && args->format.encoding == ROW_KEY && args->width == INDEXER_WIDTH &&
-                  work.heads_padded <= INDEXER_HEADS_MAX && (uintptr_t)args->rows % 16 == 0 &&
+                  work.heads_padded <= INDEXER_HEADS_MAX &&
+                  ((uintptr_t)args->rows | (uintptr_t)args->queries) % 16 == 0 &&
                   indexer_score_bytes(work.heads_padded) <= (size_t)stream->shared_bytes_max;
     if (indexer_wide(stream, &work)) return;
     SL_ASSERT(place_scratch(&work, stream->scratch, 1) <= CUDA_SCRATCH_BYTES);
