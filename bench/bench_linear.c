@@ -3,8 +3,9 @@
  * weights once, 64 tokens by f32 multiply-adds. */
 #include "bench/bench.h"
 
-#include "kernels/cpu_isa.h"
+#include "kernels/lowp.h"
 #include "offload/arena.h"
+#include "runtime/compute.h"
 
 #include <string.h>
 #if defined(__x86_64__)
@@ -144,28 +145,41 @@ static void measure(struct linear_bench *bench, const struct shape *shape, int32
                                 });
 }
 
+/* e4m3 codes of normal values of deviation 64, as trained weights have; any are finite as bf16. */
 static void fill(struct linear_bench *bench)
 {
+    static uint8_t codes[1 << 16]; /* that many weights, in an order that does not return */
     uint64_t state = bench->options->seed;
-    for (size_t i = 0; i < WEIGHT_BYTES; i += 8) {
+    for (size_t i = 0; i < sizeof codes; i++) {
+        float sum = 0;
+        for (int k = 0; k < 4; k++) { /* four uniform values of variance 1/12 */
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            sum += (float)(state >> 40) * 0x1p-24f - 0.5f;
+        }
+        codes[i] = e4m3_encode(64 * 1.7320508f * sum);
+    }
+    for (size_t i = 0; i < WEIGHT_BYTES; i += 4) {
         state = state * 6364136223846793005u + 1442695040888963407u;
-        uint64_t word = (state >> 3) & 0xbfbfbfbfbfbfbfbfu; /* finite as e4m3 and as bf16 */
-        memcpy(bench->weights + i, &word, sizeof word);
+        for (size_t k = 0; k < 4; k++)
+            bench->weights[i + k] = codes[state >> (16 * k) & 0xffff];
     }
     memset(bench->scales, 120, 1 << 20);
     for (int32_t i = 0; i < TOKENS_MAX * 4096; i++)
         bench->x[i] = (float)(i % 255 - 127) / 64.0f;
 }
 
-static int measure_all(struct linear_bench *bench)
+static int measure_all(struct linear_bench *bench, struct compute *compute)
 {
     static const int32_t tokens[] = {1, 4, 16, TOKENS_MAX};
+    struct sl_error error;
     fill(bench);
     for (int32_t pass = 0; pass < 2; pass++) {
-        bench->threads = pass == 0 ? 1 : bench->options->threads;
+        bench->threads = compute->threads = pass == 0 ? 1 : bench->options->threads;
         if (pass == 1 && bench->threads == 1) break;
-        struct stream_options stream = {.threads = bench->threads};
-        if (bench->ops->stream_create(&stream, &bench->stream) != SL_OK) return 1;
+        if (compute_open_stream(compute, bench->ops, &bench->stream, &error) != SL_OK) {
+            fprintf(stderr, "sluice-bench: %s\n", error.message);
+            return 1;
+        }
         for (size_t s = 0; s < SL_COUNT_OF(shapes); s++)
             for (size_t t = 0; t < SL_COUNT_OF(tokens); t++)
                 measure(bench, &shapes[s], tokens[t]);
@@ -176,14 +190,15 @@ static int measure_all(struct linear_bench *bench)
 
 int bench_linear(const struct bench_options *options)
 {
-    enum cpu_isa isa = cpu_isa_best();
-    if (options->isa && (!cpu_isa_parse(options->isa, &isa) || !cpu_isa_supported(isa))) {
-        fprintf(stderr, "sluice-bench: this processor has no \"%s\"\n", options->isa);
+    struct compute compute;
+    struct sl_error error;
+    if (compute_choose(options->isa, options->threads, &compute, &error) != SL_OK) {
+        fprintf(stderr, "sluice-bench: %s\n", error.message);
         return 1;
     }
     struct linear_bench bench = {
         .options = options,
-        .ops = ops_cpu_isa(isa),
+        .ops = ops_cpu_isa(compute.isa),
         .weights = arena_map(WEIGHT_BYTES),
         .scales = malloc(1 << 20),
         .x = malloc(sizeof(float) * TOKENS_MAX * 4096),
@@ -191,7 +206,7 @@ int bench_linear(const struct bench_options *options)
     };
     int status = 1;
     if (bench.weights && bench.scales && bench.x && bench.out)
-        status = measure_all(&bench);
+        status = measure_all(&bench, &compute);
     else
         fprintf(stderr, "sluice-bench: no memory for 2.5 GiB of weights\n");
     arena_unmap(bench.weights, WEIGHT_BYTES);

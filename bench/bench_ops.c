@@ -3,8 +3,8 @@
 #include "bench/bench.h"
 
 #include "kernels/cpu/stream.h"
-#include "kernels/cpu_isa.h"
 #include "offload/arena.h"
+#include "runtime/compute.h"
 
 #include <string.h>
 
@@ -232,17 +232,19 @@ int bench_ops(const struct bench_options *options)
 {
     static const int32_t token_counts[] = {1, 4, 8, 16, 64};
     struct experts experts;
+    struct compute compute;
+    struct sl_error error;
     int result = 1;
     if (!experts_init(&experts, options->seed)) {
         fprintf(stderr, "sluice-bench: no memory for %d experts of %zu bytes\n", EXPERTS,
                 experts.layout.slot_bytes);
         goto out;
     }
+    if (compute_choose(NULL, options->threads, &compute, &error) != SL_OK) goto fail;
     for (int pass = 0; pass < (options->threads > 1 ? 2 : 1); pass++) {
-        int32_t threads = pass == 0 ? 1 : options->threads;
-        struct stream_options wanted = {.threads = threads};
+        int32_t threads = compute.threads = pass == 0 ? 1 : options->threads;
         struct stream *stream;
-        if (ops_cpu()->stream_create(&wanted, &stream) != SL_OK) goto out;
+        if (compute_open_stream(&compute, ops_cpu(), &stream, &error) != SL_OK) goto fail;
         for (int isa = CPU_ISA_COUNT - 1; isa > CPU_ISA_PORTABLE; isa--)
             for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
                 if (cpu_isa_supported((enum cpu_isa)isa))
@@ -250,6 +252,9 @@ int bench_ops(const struct bench_options *options)
         ops_cpu()->stream_destroy(stream);
     }
     result = 0;
+    goto out;
+fail:
+    fprintf(stderr, "sluice-bench: %s\n", error.message);
 out:
     experts_deinit(&experts);
     return result;

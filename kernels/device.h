@@ -51,7 +51,9 @@ struct device_ops {
     /* Pins host memory that has been filled before (pinning first would clear it page by page), so
      * that copies run at the link's speed. SL_ERR_NO_MEMORY or SL_ERR_UNSUPPORTED with a sentence
      * that names the limit when the system refuses: copies from and to this memory still work, only
-     * slower. `memory` and `bytes` are multiples of SL_PAGE_BYTES and were not pinned before. */
+     * slower. SL_ERR_BUSY: not now, since pinning may wait for the device and the device may be
+     * waiting for the host. `memory` and `bytes` are multiples of SL_PAGE_BYTES and were not pinned
+     * before. */
     enum sl_status (*host_pin)(struct device *device, void *memory, size_t bytes,
                                struct sl_error *error);
     /* Exactly what one host_pin was given; no copy may touch it. */

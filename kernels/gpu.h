@@ -63,8 +63,12 @@ struct gpu_ops {
     void (*graph_destroy)(struct gpu *gpu, struct gpu_graph *graph); /* NULL is fine */
 
     /* While set, who launches tells by itself when slots are read no more, and the device's fences
-     * are 0: copies wait for nothing that was launched. */
+     * are 0: copies wait for nothing that was launched, and no host memory is pinned. */
     void (*set_fenceless)(struct gpu *gpu, bool fenceless);
+    /* While set, what is launched is not done: its kernels are loaded, no more. A kernel's first
+     * launch may wait for all that the device has begun, and that may wait for the host. NULL:
+     * nothing need be loaded. */
+    void (*set_loading)(struct gpu *gpu, bool loading);
 
     /* "NVIDIA H100 80GB HBM3, sm_90, 79.1 of 79.6 GiB free"; the gpu's. */
     const char *(*describe)(const struct gpu *gpu);
@@ -77,6 +81,8 @@ struct gpu {
     const struct ops *ops;
     struct stream *stream;
     struct device *device; /* its copy lanes, for the expert store; destroyed with the gpu */
+    char name[96];         /* "NVIDIA H100 80GB HBM3", the same at every start */
+    char pci[16];          /* its address, "0000:65:00.0"; "": on no bus */
 };
 
 /* The first usable device of this machine. SL_ERR_UNSUPPORTED with a sentence when there is none,

@@ -313,7 +313,7 @@ struct mtp_mix_args {
 
 struct stream_options {
     int32_t threads;      /* that compute, the caller's among them; 1 <= threads */
-    const int32_t *cpus;  /* [threads] CPU to pin each to, the caller's first, -1: none; or NULL */
+    const int32_t *cpus;  /* [threads] CPU of each, as worker_pool_create takes them; or NULL */
     const int32_t *nodes; /* [threads] NUMA node of each, below threads; NULL: all on one */
 };
 

@@ -21,19 +21,36 @@ int32_t moves_in_flight(const struct expert_store *store)
     return store->transfer.lanes[DEVICE_UP].count + store->transfer.lanes[DEVICE_DOWN].count;
 }
 
-/* Makes a host slot known to the device before its first copy, and after its first filling. */
+/* Makes a host slot known to the device before its first copy, and after its first filling; or
+ * remembers that this is still to be done. */
 static void pin_memory(struct expert_store *store, int32_t host_slot)
 {
     struct device *device = store->options.device;
+    struct host_slot *entry = &store->host_slots[host_slot];
     struct sl_error error;
-    if (store->host_slots[host_slot].pinned || store->pin_refused) return;
-    if (device->ops->host_pin(device, slot_pool_memory(&store->host.pool, host_slot),
-                              store->host.pool.slot_bytes, &error) == SL_OK) {
-        store->host_slots[host_slot].pinned = true;
+    if (entry->pinned || store->pin_refused) return;
+    enum sl_status status =
+        device->ops->host_pin(device, slot_pool_memory(&store->host.pool, host_slot),
+                              store->host.pool.slot_bytes, &error);
+    if (status == SL_ERR_BUSY) {
+        store->unpinned_count += !entry->unpinned;
+        entry->unpinned = true;
         return;
     }
+    store->unpinned_count -= entry->unpinned;
+    entry->unpinned = false;
+    entry->pinned = status == SL_OK;
+    if (entry->pinned) return;
     store->pin_refused = true;
     store_notice(store, "RAM that could not be pinned is copied more slowly: %s", error.message);
+}
+
+void expert_store_pin(struct expert_store *store)
+{
+    for (int32_t i = 0; store->unpinned_count > 0 && !store->pin_refused; i++) {
+        SL_ASSERT(i < store->host.pool.count);
+        if (store->host_slots[i].unpinned) pin_memory(store, i);
+    }
 }
 
 /* ---- up ---- */

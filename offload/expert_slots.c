@@ -212,9 +212,10 @@ int32_t slots_take_host(struct expert_store *store, int32_t expert_idx, float li
     int32_t slot = slot_pool_take(pool, expert_idx);
     struct host_slot *entry = &store->host_slots[slot];
     SL_ASSERT(slot >= 0 && entry->class == HOST_NONE && !entry->held && !entry->queued);
-    bool pinned = entry->pinned; /* of the memory, whoever is in it */
+    bool pinned = entry->pinned, unpinned = entry->unpinned; /* of the memory, whoever is in it */
     *entry = (struct host_slot){.staged = staged,
                                 .pinned = pinned,
+                                .unpinned = unpinned,
                                 .queue_next = -1,
                                 .queue_prev = -1,
                                 .shadow_next = -1,

@@ -44,6 +44,7 @@ struct host_slot {
     bool staged;   /* brought by prefill into room set aside: given back after use */
     bool streamed; /* READING because a prefill streams it */
     bool pinned;   /* known to the device, for fast copies */
+    bool unpinned; /* the device could not be told when it should have been: later */
     enum host_class class;
     int32_t shadow_next, shadow_prev;
 };
@@ -121,6 +122,7 @@ struct expert_store {
     bool told_slow[RATES_LANES];
     uint64_t patience_ns; /* with a disk or a lane that does not move */
     bool pin_refused;
+    int32_t unpinned_count;          /* of host slots */
     struct expert_store_stats stats; /* the counters; sizes are filled in when asked for */
     uint64_t ram_bytes, device_bytes;
     char notices[EXPERT_NOTICES_MAX][STORE_NOTICE_BYTES_MAX];
@@ -128,7 +130,7 @@ struct expert_store {
         *notice_formats[EXPERT_NOTICES_MAX]; /* each kind of notice is kept once, its latest */
     bool warm;                               /* the profile of earlier runs was loaded */
     int32_t notice_count;
-    char memory_text[STORE_NOTICE_BYTES_MAX];
+    char memory_text[384];
 };
 
 static inline bool store_has_device(const struct expert_store *store)

@@ -1,9 +1,9 @@
-/* Physical cores and NUMA nodes, by hwloc; see the header. */
+/* Physical cores and NUMA nodes; see the header. */
 #include "offload/topology.h"
 
 #include "offload/cgroup.h"
+#include "offload/topology_hwloc.h"
 
-#include <hwloc.h>
 #include <math.h>
 #include <sched.h>
 #include <string.h>
@@ -27,8 +27,6 @@ static void describe(struct topology *topology)
                  plural(cores));
 }
 
-/* ---- without hwloc ------------------------------------------------------------------------ */
-
 void topology_from_affinity(struct topology *out)
 {
     cpu_set_t cpus;
@@ -47,83 +45,25 @@ void topology_from_affinity(struct topology *out)
     describe(out);
 }
 
-/* ---- with hwloc --------------------------------------------------------------------------- */
-
-/* Puts the cores together node by node. `keys` tells the nodes apart, `cores` come without one. */
-static void group_cores(const int *keys, struct topology_core *cores, int32_t count,
-                        struct topology *out)
-{
-    out->core_count = 0;
-    out->node_count = 0;
-    for (int32_t first = 0; first < count; first++) {
-        if (cores[first].node >= 0) continue;
-        for (int32_t i = first; i < count; i++) {
-            if (keys[i] != keys[first]) continue;
-            cores[i].node = out->node_count;
-            out->cores[out->core_count++] = cores[i];
-        }
-        out->node_count++;
-    }
-    SL_ASSERT(out->core_count == count);
-}
-
-/* Finds the cores with an allowed hardware thread; false when there is none. */
-static bool gather_cores(hwloc_topology_t machine, hwloc_const_bitmap_t allowed,
-                         struct topology *out)
-{
-    int keys[TOPOLOGY_CORES_MAX];
-    struct topology_core cores[TOPOLOGY_CORES_MAX];
-    int32_t count = 0;
-    bool has_cores = hwloc_get_nbobjs_by_type(machine, HWLOC_OBJ_CORE) > 0;
-    hwloc_obj_type_t type = has_cores ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
-    hwloc_bitmap_t usable = hwloc_bitmap_alloc();
-    if (!usable) return false;
-    hwloc_obj_t core = hwloc_get_next_obj_by_type(machine, type, NULL);
-    for (; core && count < TOPOLOGY_CORES_MAX;
-         core = hwloc_get_next_obj_by_type(machine, type, core)) {
-        if (hwloc_bitmap_and(usable, core->cpuset, allowed) != 0) break;
-        int cpu = hwloc_bitmap_first(usable);
-        if (cpu < 0) continue;
-        /* The first of the memories nearest to the core: two kinds of memory beside the same cores
-         * make one node. -1 where hwloc knows of none. */
-        keys[count] = hwloc_bitmap_first(core->nodeset);
-        cores[count++] = (struct topology_core){.cpu = cpu, .node = -1};
-    }
-    hwloc_bitmap_free(usable);
-    group_cores(keys, cores, count, out);
-    return count > 0;
-}
-
-/* What hwloc finds: in `description` with the CPUs `allowed`, or here with this thread's. */
+/* What hwloc finds of this machine, or of the one described. */
 static bool look(const char *description, const char *allowed, struct topology *out)
 {
-    hwloc_topology_t machine;
-    hwloc_bitmap_t cpus = NULL;
-    bool found = false;
-    if (hwloc_topology_init(&machine) != 0) return false;
-    if (description && hwloc_topology_set_synthetic(machine, description) != 0) goto out;
-    if (hwloc_topology_load(machine) != 0) goto out;
-    cpus = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(machine));
-    if (!cpus) goto out;
-    if (description) {
-        if (allowed && hwloc_bitmap_list_sscanf(cpus, allowed) != 0) goto out;
-    } else if (hwloc_get_cpubind(machine, cpus, HWLOC_CPUBIND_THREAD) != 0) {
-        goto out;
-    }
-    found = gather_cores(machine, cpus, out);
-out:
-    hwloc_bitmap_free(cpus);
-    hwloc_topology_destroy(machine);
-    out->known = found;
-    if (found) describe(out);
-    return found;
+    out->known = topology_hwloc_look(description, allowed, out);
+    if (out->known) describe(out);
+    return out->known;
+}
+
+/* Whether hwloc looks at a description that the user has given it instead of at the machine. */
+static bool is_described_by_user(void)
+{
+    return getenv("HWLOC_SYNTHETIC") || getenv("HWLOC_XMLFILE");
 }
 
 /* Without the kernel's description of the processors, as in a bare chroot, hwloc would complain to
  * the user's terminal and know no more than the affinity does. */
 static bool machine_is_described(void)
 {
-    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || getenv("HWLOC_SYNTHETIC");
+    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || is_described_by_user();
 }
 
 /* More threads than the quota lets run at once would be stopped in turn, and wait for each other.
@@ -165,23 +105,11 @@ void topology_place(const struct topology *topology, int32_t threads, int32_t *c
     }
 }
 
-/* Interleaves over the nodes near the CPUs allowed; false when hwloc or the system will not. */
-static bool interleave(hwloc_topology_t machine, void *memory, size_t bytes)
-{
-    hwloc_const_bitmap_t allowed = hwloc_topology_get_allowed_cpuset(machine);
-    hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
-    if (!nodes) return false;
-    hwloc_cpuset_to_nodeset(machine, allowed, nodes);
-    int refused = hwloc_set_area_membind(machine, memory, bytes, nodes, HWLOC_MEMBIND_INTERLEAVE,
-                                         HWLOC_MEMBIND_BYNODESET);
-    hwloc_bitmap_free(nodes);
-    return refused == 0;
-}
-
 /* Whether the system has but one node with memory, which is cheaper to know than its topology. */
 static bool is_one_node(void)
 {
     char line[64] = "";
+    if (is_described_by_user()) return false;
     FILE *file = fopen("/sys/devices/system/node/has_memory", "re");
     if (!file) return true;
     bool one = !fgets(line, sizeof line, file) || !strpbrk(line, ",-");
@@ -189,19 +117,31 @@ static bool is_one_node(void)
     return one;
 }
 
-void topology_place_memory(void *memory, size_t bytes, char *text, size_t text_bytes)
+bool topology_has_near(const char *device)
 {
     struct topology topology;
-    hwloc_topology_t machine;
+    if (!device || !*device || is_one_node()) return false;
+    topology_detect(&topology);
+    return topology.known && topology.node_count > 1 && topology_hwloc_has_near(device);
+}
+
+void topology_place_memory(void *memory, size_t bytes, const struct topology_placement *placement,
+                           char *text, size_t text_bytes)
+{
+    struct topology topology;
+    char list[32];
+    bool near = placement && placement->spread == TOPOLOGY_NEAR && *placement->device;
     text[0] = 0;
     if (is_one_node()) return;
     topology_detect(&topology);
     if (!topology.known || topology.node_count < 2) return;
-    if (hwloc_topology_init(&machine) != 0) return;
-    bool placed = hwloc_topology_load(machine) == 0 && interleave(machine, memory, bytes);
-    hwloc_topology_destroy(machine);
-    if (placed)
+    if (near && topology_hwloc_bind(memory, bytes, placement->device, list, sizeof list))
+        snprintf(text, text_bytes, "near the device, on node %s", list);
+    else if (topology_hwloc_interleave(memory, bytes))
         snprintf(text, text_bytes, "on %d nodes in turn", (int)topology.node_count);
     else
         snprintf(text, text_bytes, "on whichever of %d nodes", (int)topology.node_count);
+    size_t length = strlen(text);
+    if (placement && placement->why[0])
+        snprintf(text + length, text_bytes - length, " (%s)", placement->why);
 }

@@ -1,6 +1,8 @@
 /* Choosing kernels and threads; see the header. */
 #include "runtime/compute.h"
 
+#include "offload/device_sim.h"
+
 _Static_assert(TOPOLOGY_CORES_MAX <= COMPUTE_THREADS_MAX, "a thread on each core must be allowed");
 
 /* The instruction set named, or the best one. */
@@ -31,19 +33,15 @@ enum sl_status compute_choose(const char *isa, int32_t threads, struct compute *
                         COMPUTE_THREADS_MAX);
 }
 
-/* The caller's thread is the user's, and threads it starts would be born with its CPU. On one node
- * the workers are left as well: beside pinned ones the caller stays on the core of one of them for
- * seconds, and each waits for the other's turn. On several, workers are kept on cores, so that each
- * reads its node's memory. */
+/* A core for each, if there are as many. */
 enum sl_status compute_open_stream(const struct compute *compute, const struct ops *ops,
                                    struct stream **out, struct sl_error *error)
 {
     const struct topology *topology = &compute->topology;
     int32_t cpus[TOPOLOGY_CORES_MAX], nodes[TOPOLOGY_CORES_MAX];
     struct stream_options stream = {.threads = compute->threads};
-    if (topology->node_count > 1 && stream.threads <= topology->core_count) {
+    if (stream.threads <= topology->core_count) {
         topology_place(topology, stream.threads, cpus, nodes);
-        cpus[0] = -1;
         stream.cpus = cpus;
         stream.nodes = nodes;
     }
@@ -56,4 +54,27 @@ enum sl_status compute_open_stream(const struct compute *compute, const struct o
     if (status != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", stream.threads);
     return SL_OK;
+}
+
+/* The simulated link where nothing else is asked for: PCIe 4 with sixteen lanes. */
+#define SIM_LINK_BYTES_PER_SECOND 25000000000u
+#define SIM_LATENCY_NS            10000u
+
+uint64_t compute_simulated_link(uint64_t asked, char name[COMPUTE_DEVICE_NAME_BYTES])
+{
+    uint64_t rate = asked ? asked : SIM_LINK_BYTES_PER_SECOND;
+    snprintf(name, COMPUTE_DEVICE_NAME_BYTES, "simulated, %llu bytes/s", (unsigned long long)rate);
+    return rate;
+}
+
+enum sl_status compute_simulate_device(uint64_t memory_bytes, uint64_t link, struct device **out,
+                                       struct sl_error *error)
+{
+    char name[COMPUTE_DEVICE_NAME_BYTES];
+    uint64_t rate = compute_simulated_link(link, name);
+    struct device_sim_options device = {.memory_bytes = memory_bytes,
+                                        .bytes_per_second = {rate, rate},
+                                        .latency_ns = SIM_LATENCY_NS,
+                                        .threads = true};
+    return device_sim_create(&device, out, error);
 }

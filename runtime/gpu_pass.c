@@ -3,7 +3,7 @@
 
 #include "runtime/moe_handshake.h"
 
-/* A pass of some size is launched plainly before it is recorded: kernels are loaded then. */
+/* A pass of some size is launched plainly before it is recorded: some sizes come once. */
 #define PASSES_BEFORE_RECORDING 1
 #define RECORDING_TRIES         2
 
@@ -26,6 +26,18 @@ static void launch_all(struct forward *forward, const struct forward_chunk *chun
     forward_launch_begin(forward, chunk);
     for (int32_t idx = 0; idx < forward->model->config.layers; idx++)
         forward_launch_block(forward, chunk, idx);
+}
+
+/* No kernel may be launched for the first time while the GPU waits for the host. */
+static void load_kernels(struct forward *forward, const struct forward_chunk *chunk)
+{
+    const struct gpu_ops *ops = forward->gpu->gpu_ops;
+    struct gpu_pass_recordings *recordings = chunk->recordings;
+    if (!ops->set_loading || (recordings && recordings->loaded[chunk->tokens])) return;
+    ops->set_loading(forward->gpu, true);
+    launch_all(forward, chunk);
+    ops->set_loading(forward->gpu, false);
+    if (recordings) recordings->loaded[chunk->tokens] = true;
 }
 
 /* The recording for this number of tokens, made now if it is time; NULL: launch plainly. */
@@ -69,6 +81,7 @@ static enum sl_status replay(struct forward *forward, const struct forward_chunk
 
 enum sl_status gpu_pass_layers(struct forward *forward, const struct forward_chunk *chunk)
 {
+    load_kernels(forward, chunk);
     moe_handshake_begin(forward);
     struct gpu_graph *graph = find_recording(forward, chunk);
     enum sl_status status = graph ? replay(forward, chunk, graph) : run_plainly(forward, chunk);

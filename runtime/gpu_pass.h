@@ -12,7 +12,8 @@
 struct gpu_pass_recordings {
     struct gpu_graph *graphs[GPU_PASS_TOKENS_MAX + 1];
     uint32_t passes[GPU_PASS_TOKENS_MAX + 1];
-    bool refused; /* the device records nothing */
+    bool loaded[GPU_PASS_TOKENS_MAX + 1]; /* the kernels of such a pass */
+    bool refused;                         /* the device records nothing */
 };
 
 void gpu_pass_forget(struct gpu_pass_recordings *recordings, struct gpu *gpu);

@@ -63,6 +63,7 @@ static void set_flag(const struct forward *forward, enum meeting meeting, int32_
 void moe_handshake_begin(struct forward *forward)
 {
     SL_ASSERT(forward->handshake->active == 0);
+    expert_store_pin(forward->store);
     for (int32_t idx = 0; idx < forward->model->config.layers; idx++)
         for (int meeting = 0; meeting < MEETINGS; meeting++)
             __atomic_store_n(flag_of(forward, (enum meeting)meeting, idx), 0u, __ATOMIC_RELEASE);

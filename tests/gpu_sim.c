@@ -334,6 +334,7 @@ static void fenced_free(struct device *device, void *memory)
 static enum sl_status fenced_pin(struct device *device, void *memory, size_t bytes,
                                  struct sl_error *error)
 {
+    if (((struct fenced_device *)device)->gpu->fenceless) return SL_ERR_BUSY;
     return inner(device)->ops->host_pin(inner(device), memory, bytes, error);
 }
 
@@ -484,6 +485,8 @@ struct gpu *gpu_sim_create(const struct gpu_sim_options *options)
         .seed = options->seed};
     SL_ASSERT(sim != NULL);
     sim->base.gpu_ops = &sim_gpu_ops;
+    snprintf(sim->base.name, sizeof sim->base.name, "simulated GPU");
+    if (options->pci) snprintf(sim->base.pci, sizeof sim->base.pci, "%s", options->pci);
     sim->base.ops = &sim->ops;
     sim->base.stream = (struct stream *)sim;
     sim->ops = (struct ops)

@@ -3,6 +3,7 @@
 #include "runtime/safetensors.h"
 #include "runtime/sl.h"
 #include "tests/support.h"
+#include "tests/support_golden.h"
 
 #include <dirent.h>
 #include <jansson.h>
@@ -38,6 +39,14 @@ char *checkpoint_copy(const char *directory)
         free(from);
     }
     closedir(stream);
+    return copy;
+}
+
+char *checkpoint_copy_golden(const char *model)
+{
+    char *from = golden_directory(model);
+    char *copy = checkpoint_copy(from);
+    free(from);
     return copy;
 }
 

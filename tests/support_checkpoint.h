@@ -10,6 +10,8 @@ char *checkpoint_make(uint64_t seed);
 /* A fresh directory with the same JSON and safetensors files, without what lies below or beside
  * them; the caller removes the tree and frees the path. */
 char *checkpoint_copy(const char *directory);
+/* The same of golden model `model`. */
+char *checkpoint_copy_golden(const char *model);
 
 /* Replaces the first occurrence of `find` in a small text file; fails the test if there is none. */
 void checkpoint_edit_text(const char *directory, const char *file, const char *find,

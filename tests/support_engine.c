@@ -2,16 +2,6 @@
 #include "tests/support_engine.h"
 
 #include "tests/support.h"
-#include "tests/support_checkpoint.h"
-#include "tests/support_golden.h"
-
-char *engine_test_copy_model(const char *model)
-{
-    char *from = golden_directory(model);
-    char *copy = checkpoint_copy(from);
-    free(from);
-    return copy;
-}
 
 struct sl_engine_options engine_test_options(const char *directory, uint64_t ram_bytes)
 {

@@ -1,12 +1,8 @@
-/* Engines for tests: a writable copy of a golden checkpoint, and engines with few expert slots. */
+/* Engines for tests, with few expert slots. */
 #ifndef SLUICE_TESTS_SUPPORT_ENGINE_H
 #define SLUICE_TESTS_SUPPORT_ENGINE_H
 
 #include "runtime/engine.h"
-
-/* A fresh directory with the checkpoint files of golden model `model`; the caller removes the tree
- * and frees the path. */
-char *engine_test_copy_model(const char *model);
 
 /* Options on `directory` with RAM for `ram_bytes` of experts, two threads, small chunks. */
 struct sl_engine_options engine_test_options(const char *directory, uint64_t ram_bytes);

@@ -5,6 +5,7 @@
  * notice. */
 #include "tests/io_sim.h"
 #include "tests/support.h"
+#include "tests/support_checkpoint.h"
 #include "tests/support_engine.h"
 
 #include <errno.h>
@@ -51,7 +52,7 @@ static int32_t find_token(const struct model *model, int32_t expert, bool needed
 
 static void an_unreadable_expert_fails_only_who_needs_it(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     struct sl_engine_options options = engine_test_options(directory, RAM_BYTES);
     struct io_sim_plan plan = {.seed = 5, .latency_turns_max = 4};
     struct sl_error error = {0};
@@ -92,7 +93,7 @@ static void an_unreadable_expert_fails_only_who_needs_it(void **state)
 
 static void a_rough_disk_changes_no_bit(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     struct sl_engine_options options = engine_test_options(directory, RAM_BYTES);
     int32_t ids[TOKENS];
     (void)state;
@@ -127,7 +128,7 @@ static void a_rough_disk_changes_no_bit(void **state)
 /* Runs until `step` changes the files under the engine, then expects an error naming `file`. */
 static void check_change(void (*step)(const char *path), const char *file)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     struct sl_engine_options options = engine_test_options(directory, RAM_BYTES);
     struct sl_error error = {0};
     int32_t ids[TOKENS];
@@ -172,7 +173,7 @@ static void a_file_cut_or_written_under_us_is_named(void **state)
 
 static void a_file_replaced_under_us_goes_on_as_it_was(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     struct sl_engine_options options = engine_test_options(directory, RAM_BYTES);
     struct sl_error error;
     int32_t ids[TOKENS];
@@ -200,7 +201,7 @@ static void a_file_replaced_under_us_goes_on_as_it_was(void **state)
 
 static void a_damaged_packed_expert_is_caught_when_read(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     struct sl_engine_options options = engine_test_options(directory, RAM_BYTES);
     struct sl_error error = {0};
     char *path = test_path(directory, "experts.sluice");

@@ -8,6 +8,7 @@
 #include "runtime/sl.h"
 #include "tests/io_sim.h"
 #include "tests/support.h"
+#include "tests/support_checkpoint.h"
 #include "tests/support_engine.h"
 #include "tests/support_golden.h"
 
@@ -154,7 +155,7 @@ static void check_tiers(const struct tier_variant *variant, const char *director
 
 static void logits_do_not_depend_on_tiers_lanes_or_links(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     int32_t ids[TIER_TOKENS];
     struct sl_error error;
     (void)state;
@@ -258,7 +259,7 @@ static void logits_do_not_depend_on_chunks_threads_cache_or_reads(void **state)
 
 static void ten_times_more_experts_than_ram_give_the_same_tokens(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a");
+    char *directory = checkpoint_copy_golden("tiny-a");
     int32_t ids[64];
     struct sl_error error;
     (void)state;
@@ -309,7 +310,7 @@ static void assert_same_logits(const char *directory, const char *list, int32_t 
 
 static void copies_and_parts_of_the_experts_give_the_same_tokens(void **state)
 {
-    char *directory = engine_test_copy_model("tiny-a"), *second = test_path(directory, "second");
+    char *directory = checkpoint_copy_golden("tiny-a"), *second = test_path(directory, "second");
     char *first = test_path(directory, "experts.sluice");
     char *copies = NULL, *wrong = NULL, *parts = NULL, *turned = NULL;
     int32_t ids[32];

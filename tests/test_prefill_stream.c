@@ -7,6 +7,7 @@
 #include "runtime/session.h"
 #include "tests/io_sim.h"
 #include "tests/support.h"
+#include "tests/support_checkpoint.h"
 #include "tests/support_engine.h"
 
 #include <string.h>
@@ -252,7 +253,7 @@ static int set_up(void **state)
 {
     struct sl_error error;
     (void)state;
-    directory = engine_test_copy_model("tiny-a");
+    directory = checkpoint_copy_golden("tiny-a");
     for (int32_t i = 0; i < TOKENS; i++)
         ids[i] = (i * 37 + i / 9) % 512;
     expected = engine_test_reference(directory, ids, TOKENS);

@@ -450,34 +450,65 @@ static int32_t pinned_to(const struct places *places, int32_t cpu)
     return threads;
 }
 
-static void threads_run_on_the_cpus_asked_for_and_the_caller_is_set_free(void **state)
+/* The first and the last CPU this thread may use; false when they are the same. */
+static bool find_two_cpus(cpu_set_t *allowed, int32_t *first, int32_t *last)
+{
+    *first = *last = -1;
+    assert_int_equal(sched_getaffinity(0, sizeof *allowed, allowed), 0);
+    for (int32_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET((size_t)cpu, allowed)) continue;
+        if (*first < 0) *first = cpu;
+        *last = cpu;
+    }
+    return *first != *last;
+}
+
+static void go_to(int32_t cpu)
+{
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET((size_t)cpu, &cpus);
+    assert_int_equal(sched_setaffinity(0, sizeof cpus, &cpus), 0);
+}
+
+static void workers_run_on_the_cpus_asked_for_and_the_caller_where_it_likes(void **state)
 {
     cpu_set_t before, after;
     struct places places;
-    int32_t first = 0, last = 0;
+    int32_t first, last;
     (void)state;
-    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
-    for (int32_t cpu = CPU_SETSIZE - 1; cpu >= 0; cpu--)
-        if (CPU_ISSET((size_t)cpu, &before)) first = cpu;
-    for (int32_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET((size_t)cpu, &before)) last = cpu;
-    if (first == last) skip(); /* one CPU: pinned or not is the same */
+    if (!find_two_cpus(&before, &first, &last)) skip(); /* pinned or not is the same */
     int32_t cpus[] = {first, last, -1, last};
     struct worker_pool *pool = make_pool(&(struct worker_pool_options){.threads = 4, .cpus = cpus});
-    assert_int_equal(worker_pool_pinned(pool), 3);
-    find_places(pool, 4, &places);
-    assert_int_equal(pinned_to(&places, first), 1);
-    assert_int_equal(pinned_to(&places, last), 2);
-    worker_pool_destroy(pool);
-    assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
-    assert_true(CPU_EQUAL(&before, &after));
-
-    cpus[0] = -1; /* a caller that is to be left alone */
-    pool = make_pool(&(struct worker_pool_options){.threads = 4, .cpus = cpus});
     assert_int_equal(worker_pool_pinned(pool), 2);
+    find_places(pool, 4, &places);
+    assert_int_equal(pinned_to(&places, first) + pinned_to(&places, last), 2);
     assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
     assert_true(CPU_EQUAL(&before, &after));
     worker_pool_destroy(pool);
+}
+
+static void a_worker_gives_its_cpu_up_to_the_caller(void **state)
+{
+    cpu_set_t before;
+    struct places places;
+    int32_t first, last;
+    (void)state;
+    if (!find_two_cpus(&before, &first, &last)) skip(); /* nowhere else to go */
+    for (int round = 0; round < 20; round++) {
+        int32_t cpus[] = {round % 3 ? first : -1, last};
+        struct worker_pool *pool =
+            make_pool(&(struct worker_pool_options){.threads = 2, .cpus = cpus});
+        for (int i = 0; i < 4; i++) {
+            int32_t place = (i + round) % 2 ? first : last;
+            go_to(place);
+            find_places(pool, 2, &places);
+            /* The caller's own set counts as well. */
+            assert_int_equal(pinned_to(&places, place), round % 3 || place == first ? 1 : 2);
+        }
+        assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+        worker_pool_destroy(pool);
+    }
 }
 
 static void a_cpu_that_cannot_be_had_leaves_its_thread_free(void **state)
@@ -533,7 +564,8 @@ int main(void)
         cmocka_unit_test(each_thread_begins_with_its_own_share),
         cmocka_unit_test(a_slow_node_s_share_is_taken_by_the_others),
         cmocka_unit_test(every_index_runs_once_on_any_nodes),
-        cmocka_unit_test(threads_run_on_the_cpus_asked_for_and_the_caller_is_set_free),
+        cmocka_unit_test(workers_run_on_the_cpus_asked_for_and_the_caller_where_it_likes),
+        cmocka_unit_test(a_worker_gives_its_cpu_up_to_the_caller),
         cmocka_unit_test(a_cpu_that_cannot_be_had_leaves_its_thread_free),
         cmocka_unit_test(an_idle_pool_uses_no_cpu_time),
     };

@@ -7,6 +7,7 @@
 #include "offload/arena.h"
 
 #include <math.h>
+#include <sched.h>
 
 static struct {
     struct expert_layout layout;
@@ -57,6 +58,15 @@ static bool fill(uint64_t seed)
     return true;
 }
 
+/* Where ggml keeps its first thread, the same one. */
+static bool pin_caller(void)
+{
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(0, &cpus);
+    return sched_setaffinity(0, sizeof cpus, &cpus) == 0;
+}
+
 bool peers_open(uint64_t seed, int32_t threads)
 {
     static int32_t cpus[PEERS_THREADS_MAX];
@@ -70,7 +80,7 @@ bool peers_open(uint64_t seed, int32_t threads)
     struct stream_options options = {.threads = threads, .cpus = cpus};
     for (int32_t i = 0; i < threads; i++)
         cpus[i] = i;
-    return ops_cpu()->stream_create(&options, &peers.stream) == SL_OK;
+    return pin_caller() && ops_cpu()->stream_create(&options, &peers.stream) == SL_OK;
 }
 
 const uint8_t *peers_part(int32_t part)

@@ -8,7 +8,12 @@
  *
  * A share is taken from the front by its thread and from the back by others, so that each thread
  * reads memory in one run as far as it can: jumping between runs of 128 KiB costs a fifth of the
- * read bandwidth. */
+ * read bandwidth.
+ *
+ * A worker that wakes is often put on the CPU of the caller who wakes it, above all on virtual
+ * machines, where an idle CPU looks taken; it then waits there for as long as the caller works, and
+ * the loop takes one thread's time. So workers are pinned, and moved where the caller is found on
+ * the CPU of one: a look at each submit, a call of the system only after a move. */
 #include "kernels/cpu/worker_pool.h"
 
 #include <limits.h>
@@ -30,6 +35,7 @@ struct share {
 struct worker {
     struct worker_pool *pool;
     pthread_t thread;   /* of the caller: unset */
+    int32_t cpu;        /* it is pinned to, -1: none; of the caller: the one nobody is */
     int32_t share;      /* its own */
     int32_t node_first; /* the shares of its node */
     int32_t node_end;
@@ -48,10 +54,9 @@ struct worker_pool {
     struct share *shares;                        /* [thread_count] */
     int32_t thread_count;                        /* the caller among them */
     int32_t started;                             /* workers[1 .. started] have a thread */
-    int32_t pinned;
+    int32_t pinned;                              /* workers */
+    int32_t caller_cpu;                          /* when it last submitted */
     int64_t spin_ns;
-    pid_t caller_tid;        /* 0: the caller was not pinned */
-    cpu_set_t caller_cpus;   /* it had before */
     struct worker workers[]; /* [thread_count] */
 };
 
@@ -261,11 +266,13 @@ static struct worker_pool *make_pool(const struct worker_pool_options *options)
         return NULL;
     }
     int32_t spin_us = options->spin_us ? options->spin_us : WORKER_POOL_SPIN_US;
-    *pool = (struct worker_pool){
-        .shares = shares, .thread_count = threads, .spin_ns = (int64_t)spin_us * 1000};
+    *pool = (struct worker_pool){.shares = shares,
+                                 .thread_count = threads,
+                                 .caller_cpu = -1,
+                                 .spin_ns = (int64_t)spin_us * 1000};
     for (int32_t i = 0; i < threads; i++) {
         shares[i] = (struct share){0};
-        pool->workers[i] = (struct worker){.pool = pool};
+        pool->workers[i] = (struct worker){.pool = pool, .cpu = -1};
     }
     assign_shares(pool, options->nodes);
     return pool;
@@ -278,16 +285,6 @@ static bool make_cpu_set(int32_t cpu, cpu_set_t *out)
     if (cpu < 0 || cpu >= CPU_SETSIZE) return false;
     CPU_SET((size_t)cpu, out);
     return true;
-}
-
-static void pin_caller(struct worker_pool *pool, int32_t cpu)
-{
-    cpu_set_t cpus;
-    if (!make_cpu_set(cpu, &cpus)) return;
-    if (sched_getaffinity(0, sizeof pool->caller_cpus, &pool->caller_cpus) != 0) return;
-    if (sched_setaffinity(0, sizeof cpus, &cpus) != 0) return;
-    pool->caller_tid = gettid();
-    pool->pinned++;
 }
 
 static bool start_thread(struct worker *worker, const cpu_set_t *cpus)
@@ -309,6 +306,7 @@ static bool start_worker(struct worker_pool *pool, int32_t cpu)
     cpu_set_t cpus;
     bool pinned = make_cpu_set(cpu, &cpus) && start_thread(worker, &cpus);
     if (!pinned && !start_thread(worker, NULL)) return false;
+    worker->cpu = pinned ? cpu : -1;
     pool->pinned += pinned;
     pool->started++;
     return true;
@@ -327,8 +325,7 @@ enum sl_status worker_pool_create(const struct worker_pool_options *options,
         worker_pool_destroy(pool);
         return SL_ERR_LIMIT;
     }
-    /* Last, since threads are born with the CPUs of the one that starts them. */
-    if (options->cpus) pin_caller(pool, options->cpus[0]);
+    if (options->cpus) pool->workers[0].cpu = options->cpus[0];
     *out = pool;
     return SL_OK;
 }
@@ -341,9 +338,6 @@ void worker_pool_destroy(struct worker_pool *pool)
     tell_workers(pool);
     for (int32_t i = 1; i <= pool->started; i++)
         pthread_join(pool->workers[i].thread, NULL);
-    /* Refused only when the system took those CPUs away meanwhile; it has then chosen others. */
-    if (pool->caller_tid != 0 && pool->caller_tid == gettid())
-        (void)sched_setaffinity(0, sizeof pool->caller_cpus, &pool->caller_cpus);
     free(pool->shares);
     free(pool);
 }
@@ -360,9 +354,27 @@ int32_t worker_pool_pinned(const struct worker_pool *pool)
 
 /* ---- jobs --------------------------------------------------------------------------------- */
 
+/* Moves the worker on whose CPU the caller is now to the one that is nobody's. */
+static void keep_off_caller(struct worker_pool *pool)
+{
+    cpu_set_t cpus;
+    int cpu = sched_getcpu();
+    if (cpu == pool->caller_cpu) return;
+    pool->caller_cpu = cpu;
+    for (int32_t i = 1; i <= pool->started; i++) {
+        struct worker *worker = &pool->workers[i];
+        if (worker->cpu != cpu || !make_cpu_set(pool->workers[0].cpu, &cpus)) continue;
+        if (pthread_setaffinity_np(worker->thread, sizeof cpus, &cpus) != 0) return;
+        worker->cpu = pool->workers[0].cpu;
+        pool->workers[0].cpu = cpu;
+        return;
+    }
+}
+
 void worker_pool_submit(struct worker_pool *pool, struct worker_job *job)
 {
     SL_ASSERT(pool->job == NULL);
+    if (pool->pinned > 0) keep_off_caller(pool);
     SL_ASSERT(job->loop_count >= 0);
     atomic_store_explicit(&job->done, false, memory_order_relaxed);
     pool->job = job;

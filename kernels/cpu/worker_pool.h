@@ -31,10 +31,13 @@
 
 struct worker_pool;
 
+/* Workers are pinned to their CPUs. The caller is left where the system puts it; a worker on whose
+ * CPU it is found changes to cpus[0], which then is free, so all of them must suit any. A second
+ * hardware thread of a worker's core is not noticed. */
 struct worker_pool_options {
     int32_t threads;      /* the caller among them, so 1 starts none */
     int32_t spin_us;      /* up to WORKER_POOL_SPIN_US_MAX; 0: WORKER_POOL_SPIN_US */
-    const int32_t *cpus;  /* [threads] CPU each is pinned to, -1: not pinned; NULL: none is */
+    const int32_t *cpus;  /* [threads] CPU of each, -1: any; NULL: any for all */
     const int32_t *nodes; /* [threads] NUMA node of each, 0 .. threads-1; NULL: all on one */
 };
 
@@ -62,14 +65,13 @@ struct worker_job {
 SL_MUST_USE enum sl_status worker_pool_create(const struct worker_pool_options *options,
                                               struct worker_pool **out);
 
-/* Ends the threads; NULL is allowed. No job may be in progress. A caller that create pinned gets
- * its former CPUs back, provided that the same thread calls. */
+/* Ends the threads; NULL is allowed. No job may be in progress. */
 void worker_pool_destroy(struct worker_pool *pool);
 
 /* How many threads work, the caller among them. */
 int32_t worker_pool_threads(const struct worker_pool *pool);
 
-/* How many threads run on the one CPU that was asked for them. */
+/* How many workers run on one CPU each. */
 int32_t worker_pool_pinned(const struct worker_pool *pool);
 
 /* Hands a job to the workers and returns at once; none may be in progress. A pool of one thread has

@@ -89,6 +89,8 @@ static enum sl_status lanes_host_pin(struct device *device, void *memory, size_t
     struct copy_lanes *lanes = lanes_of(device);
     char limit[32];
     SL_ASSERT(((uintptr_t)memory | bytes) % SL_PAGE_BYTES == 0 && bytes > 0);
+    if (lanes->fenceless)
+        return sl_error_set(error, SL_ERR_BUSY, 0, "the GPU may be waiting for the host");
     cudaError_t code = cudaHostRegister(memory, bytes, cudaHostRegisterPortable);
     if (code == cudaSuccess) {
         lanes->pinned_bytes += bytes;

@@ -34,7 +34,7 @@ void flags_take(const struct flags *flags, struct stream *stream, const uint32_t
                 uint32_t value, const struct gpu_piece *pieces, int32_t count)
 {
     if (stream->fault != cudaSuccess) return;
-    if (!flags->wait) {
+    if (!flags->wait || stream->loading) {
         flags_copy_by_kernel(stream, flag, value, pieces, count);
         return;
     }

@@ -69,7 +69,7 @@ static uint64_t gpu_free_bytes(struct gpu *gpu)
 static void gpu_copy(struct gpu *gpu, void *target, const void *source, size_t bytes)
 {
     struct stream *stream = gpu->stream;
-    if (bytes == 0 || stream->fault != cudaSuccess) return;
+    if (bytes == 0 || stream->fault != cudaSuccess || stream->loading) return;
     stream_latch(stream, cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream->handle),
                  "a copy");
 }
@@ -159,6 +159,12 @@ static void gpu_set_fenceless(struct gpu *gpu, bool fenceless)
     copy_lanes_set_fenceless(gpu->device, fenceless);
 }
 
+static void gpu_set_loading(struct gpu *gpu, bool loading)
+{
+    SL_ASSERT(!gpu_of(gpu)->recording);
+    gpu->stream->loading = loading;
+}
+
 /* ---- life ---- */
 
 static const char *gpu_describe(const struct gpu *gpu)
@@ -187,6 +193,7 @@ static const struct gpu_ops cuda_gpu_ops = {
     .graph_launch = gpu_graph_launch,
     .graph_destroy = gpu_graph_destroy,
     .set_fenceless = gpu_set_fenceless,
+    .set_loading = gpu_set_loading,
     .describe = gpu_describe,
     .destroy = gpu_destroy,
 };
@@ -216,6 +223,8 @@ static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
     SL_TRY(gpu_alloc(&gpu->base, GPU_MAPPED, sizeof(uint32_t), &word, error));
     flags_probe(&gpu->flags, gpu->base.stream, word);
     gpu_free(&gpu->base, GPU_MAPPED, word);
+    snprintf(gpu->base.name, sizeof gpu->base.name, "%.95s", info.name);
+    memcpy(gpu->base.pci, info.pci, sizeof gpu->base.pci);
     snprintf(gpu->description, sizeof gpu->description, "%s%s, sm_%d, %.1f of %.1f GiB free%s",
              info.name, info.emulated ? " (not hardware)" : "", (int)info.arch,
              (double)info.memory_free_bytes / 1073741824.0,

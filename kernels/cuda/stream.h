@@ -29,6 +29,7 @@ struct stream {
     int32_t processors;       /* multiprocessors */
     int32_t shared_bytes_max; /* a block may ask for */
     int32_t arch;             /* 80, 90, ... */
+    bool loading;             /* launches load their kernel and do nothing else */
     cudaError_t fault;        /* the first since the last sync */
     const char *fault_where;  /* static text */
     cudaError_t synced;       /* what the last sync returned, and where */

@@ -30,6 +30,8 @@
 /* Queues a launch on a stream; the arguments are copied now. */
 void cuda_emulator_enqueue(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t stream, std::function<void()> body);
+/* Loads a kernel, or does so before its first launch: which on hardware may wait for the device. */
+cudaError_t cuda_emulator_load_kernel(const void *kernel, const char *name);
 /* The most dynamic shared memory a kernel may have, by its address. */
 cudaError_t cuda_emulator_allow_shared(const void *kernel, int bytes);
 void cuda_emulator_check_shared(const void *kernel, const char *name, size_t bytes);
@@ -39,9 +41,15 @@ void cuda_emulator_start(void (*kernel)(Parameters...), const char *name, dim3 g
                          size_t shared_bytes, cudaStream_t stream, Arguments &&...arguments)
 {
     std::tuple<Parameters...> copies(std::forward<Arguments>(arguments)...);
+    (void)cuda_emulator_load_kernel(reinterpret_cast<const void *>(kernel), name);
     cuda_emulator_check_shared(reinterpret_cast<const void *>(kernel), name, shared_bytes);
     cuda_emulator_enqueue(name, grid, block, shared_bytes, stream,
                           [=]() { std::apply(kernel, copies); });
+}
+
+template <class Function> cudaError_t cuda_emulator_load(Function *kernel, const char *name)
+{
+    return cuda_emulator_load_kernel(reinterpret_cast<const void *>(kernel), name);
 }
 
 template <class Function>

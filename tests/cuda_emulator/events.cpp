@@ -5,6 +5,8 @@
 #include "tests/cuda_emulator/streams.h"
 
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
 
 struct CUgraphExec_st {
@@ -120,20 +122,42 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
     return cudaSuccess;
 }
 
+bool memory_wait::over() const
+{
+    uint32_t now = __atomic_load_n(at, __ATOMIC_ACQUIRE);
+    if ((flags & 3) == 0) return (int32_t)(now - value) >= 0;
+    return (flags & 3) == 1 ? now == value : (now & value) != 0;
+}
+
+void emulated_may_wait(const char *what)
+{
+    for (const auto &wait : emulated().waits) {
+        if (wait->over() || emulated().fault != cudaSuccess) continue;
+        fprintf(stderr, "cuda emulator: %s while a stream waits for the host: may never end\n",
+                what);
+        abort();
+    }
+}
+
 /* The driver's calls on memory: CUresult (0 is success) of (stream, address, value, flags). */
 static int wait_value(cudaStream_t stream, unsigned long long address, uint32_t value,
                       unsigned flags)
 {
-    const uint32_t *at = reinterpret_cast<const uint32_t *>(address);
+    auto wait = std::make_shared<memory_wait>(
+        memory_wait{reinterpret_cast<const uint32_t *>(address), value, flags});
+    {
+        std::lock_guard<std::mutex> lock(emulated().mutex);
+        if (!emulated_stream(stream)->capture) emulated().waits.insert(wait);
+    }
     return emulated_submit(stream, [=] {
-        for (;;) {
-            uint32_t now = __atomic_load_n(at, __ATOMIC_ACQUIRE);
-            bool over = (flags & 3) == 0   ? (int32_t)(now - value) >= 0
-                        : (flags & 3) == 1 ? now == value
-                                           : (now & value) != 0;
-            if (over || emulated_faulty()) return;
+        std::unique_lock<std::mutex> lock(emulated().mutex);
+        emulated().waits.insert(wait);
+        while (!wait->over() && emulated().fault == cudaSuccess) {
+            lock.unlock();
             std::this_thread::sleep_for(std::chrono::microseconds(20));
+            lock.lock();
         }
+        emulated().waits.erase(wait);
     });
 }
 

@@ -93,6 +93,7 @@ static cudaError_t allocate(std::map<void *, size_t> &table, size_t &used, size_
     if (device_error() != cudaSuccess) return world.fault;
     if (bytes == 0) return cudaSuccess;
     std::lock_guard<std::mutex> lock(world.mutex);
+    emulated_may_wait("memory is allocated");
     if (bytes > limit - used) return emulated_error(cudaErrorMemoryAllocation);
     size_t alignment = bytes >= 4096 ? 4096 : 256;
     void *memory = nullptr;
@@ -149,6 +150,7 @@ cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned)
 {
     emulated_world &world = emulated();
     std::lock_guard<std::mutex> lock(world.mutex);
+    emulated_may_wait("RAM is pinned");
     if (!world.pinning) return emulated_error(cudaErrorMemoryAllocation);
     if (!memory || bytes == 0) return emulated_error(cudaErrorInvalidValue);
     char *first = static_cast<char *>(memory);

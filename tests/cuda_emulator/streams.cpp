@@ -173,6 +173,13 @@ void cuda_emulator_enqueue(const char *name, dim3 grid, dim3 block, size_t share
     });
 }
 
+cudaError_t cuda_emulator_load_kernel(const void *kernel, const char *name)
+{
+    std::lock_guard<std::mutex> lock(emulated().mutex);
+    if (emulated().loaded.insert(kernel).second) emulated_may_wait(name);
+    return cudaSuccess;
+}
+
 cudaError_t cuda_emulator_allow_shared(const void *kernel, int bytes)
 {
     struct cudaDeviceProp properties;

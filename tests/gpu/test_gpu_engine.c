@@ -1,0 +1,265 @@
+/* labels: gpu golden
+ *
+ * The engine end to end on the GPU: the published program's outputs in chunks of every kind,
+ * wherever experts lie, recorded passes against plain launches. Linked with the GPU's kernels, and
+ * with the emulator's, which is slow: there sequences are short, unless SLUICE_GPU_WHOLE is set. */
+#include "kernels/cuda/cuda.h"
+#include "kernels/gpu.h"
+#include "tests/support.h"
+#include "tests/support_engine.h"
+#include "tests/support_golden.h"
+#include "tests/support_golden_check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PROMPT     3 /* tokens in one pass, before those that come one by one */
+#define TOKENS_MAX 130
+
+/* Device slots: enough for every expert, a few, a hundredth of the experts, none. */
+enum { SLOTS_ALL = 96, SLOTS_FEW = 12, SLOTS_ONE = 1, SLOTS_NONE = 0 };
+
+/* What is run: one golden sequence, and how. */
+struct fixture {
+    char *directory;
+    struct golden_sequence sequence;
+    size_t vocab;
+    bool whole;     /* hardware, or patience */
+    uint64_t needs; /* of the GPU, beside experts */
+    uint64_t slot_bytes;
+};
+
+static struct fixture *fixture;
+
+static sl_engine *open_engine(const struct sl_engine_options *options,
+                              const struct engine_overrides *overrides)
+{
+    struct sl_error error;
+    sl_engine *engine;
+    if (engine_open_with(options, overrides, &engine, &error) != SL_OK)
+        fail_msg("%s", error.message);
+    return engine;
+}
+
+static struct sl_engine_options options_for(enum sl_numerics numerics)
+{
+    struct sl_engine_options options = engine_test_options(fixture->directory, 2u << 20);
+    options.context_tokens = 640;
+    options.numerics = numerics;
+    options.device = SL_DEVICE_GPU;
+    return options;
+}
+
+/* So many device slots: 0 bytes for the GPU mean all of its memory. */
+static void bound_slots(struct sl_engine_options *options, int32_t slots)
+{
+    options->gpu_bytes = fixture->needs + (uint64_t)slots * fixture->slot_bytes;
+}
+
+/* A prompt, then token by token; logits of all of them. */
+static float *run(sl_engine *engine)
+{
+    struct sl_error error;
+    size_t vocab = (size_t)sl_engine_info(engine).vocab;
+    const int32_t *ids = fixture->sequence.ids;
+    size_t count = (size_t)fixture->sequence.count;
+    float *logits = calloc(count * vocab, sizeof *logits);
+    sl_session *session = engine_test_session(engine);
+    assert_non_null(logits);
+    if (sl_session_append(session, ids, PROMPT, logits, &error) != SL_OK)
+        fail_msg("%s", error.message);
+    for (size_t t = PROMPT; t < count; t++)
+        if (sl_session_append(session, ids + t, 1, logits + t * vocab, &error) != SL_OK)
+            fail_msg("%s", error.message);
+    sl_session_destroy(session);
+    return logits;
+}
+
+/* ---- the published outputs ---- */
+
+static sl_engine *open_with_chunk(void *context, const char *directory, enum sl_numerics numerics)
+{
+    struct sl_engine_options options = options_for(numerics);
+    struct engine_overrides overrides = {.rule = DISPATCH_BEST};
+    options.model_dir = directory;
+    options.with_mtp = true;
+    options.ram_bytes = 64u << 20;
+    options.chunk_tokens = *(const int32_t *)context;
+    sl_engine *engine = open_engine(&options, &overrides);
+    assert_int_equal(engine->budget.chunk_tokens, options.chunk_tokens);
+    return engine;
+}
+
+static void f32_logits_are_the_published_ones_in_chunks_of_every_kind(void **state)
+{
+    static const int32_t chunks[] = {1, 16, 17, 64, 130};
+    (void)state;
+    for (size_t i = 0; i < (fixture->whole ? SL_COUNT_OF(chunks) : 1); i++) {
+        int32_t chunk = chunks[i];
+        struct golden_check check = {.open = open_with_chunk,
+                                     .context = &chunk,
+                                     .tokens_max = fixture->whole ? TOKENS_MAX : 1,
+                                     .sequences_min = 1};
+        printf("chunks of %d:\n", (int)chunk);
+        golden_check_f32(&check, "tiny-a");
+        if (fixture->whole) golden_check_f32(&check, "tiny-b");
+    }
+}
+
+static void exact_logits_agree_statistically_with_the_published_ones(void **state)
+{
+    int32_t chunk = fixture->whole ? 64 : 16;
+    struct golden_check check = {.open = open_with_chunk,
+                                 .context = &chunk,
+                                 .tokens_max = fixture->whole ? 600 : 7,
+                                 .sequences_min = 2,
+                                 .rows_min = fixture->whole ? 21 : 16};
+    (void)state;
+    golden_check_exact(&check, "tiny-a");
+    if (fixture->whole) golden_check_exact(&check, "tiny-b");
+}
+
+/* ---- residency ---- */
+
+/* Rows whose golden best is clear must have the same best. */
+static int32_t compare_tokens(const float *got, const struct golden_tensor *golden,
+                              const struct golden_tensor *rows)
+{
+    int32_t compared = 0;
+    for (int64_t i = 0; i < golden->rows; i++) {
+        const float *expected = golden->data + i * golden->width;
+        int64_t position = rows->data ? (int64_t)rows->data[i] : i;
+        if (golden_lead(expected, golden->width) < 1.0f) continue;
+        assert_int_equal(golden_argmax(got + position * golden->width, golden->width),
+                         golden_argmax(expected, golden->width));
+        compared++;
+    }
+    return compared;
+}
+
+static void exact_tokens_are_the_published_ones_wherever_experts_lie(void **state)
+{
+    static const struct {
+        int32_t slots;
+        enum dispatch_rule rule;
+    } cases[] = {{SLOTS_ALL, DISPATCH_BEST},
+                 {SLOTS_FEW, DISPATCH_BEST},
+                 {SLOTS_ONE, DISPATCH_ALWAYS_STREAM},
+                 {SLOTS_NONE, DISPATCH_BEST}};
+    struct golden_tensor golden, rows;
+    (void)state;
+    assert_true(
+        golden_read(fixture->directory, fixture->sequence.name, "exact", "logits_decode", &golden));
+    golden_read(fixture->directory, fixture->sequence.name, "exact", "rows", &rows);
+    for (size_t i = 0; i < SL_COUNT_OF(cases); i++) {
+        struct sl_engine_options options = options_for(SL_NUMERICS_EXACT);
+        struct engine_overrides overrides = {.rule = cases[i].rule};
+        struct sl_stats stats;
+        bound_slots(&options, cases[i].slots);
+        sl_engine *engine = open_engine(&options, &overrides);
+        float *got = run(engine);
+        sl_engine_stats(engine, &stats);
+        int32_t compared = compare_tokens(got, &golden, &rows);
+        printf("%d device slots: %llu experts on the GPU, %llu on the CPU, %d golden tokens\n",
+               stats.device_slots, (unsigned long long)stats.on_device,
+               (unsigned long long)stats.on_cpu, compared);
+        assert_true(compared > 2);
+        assert_true(cases[i].slots == SLOTS_NONE || stats.on_device > 0);
+        expert_store_check(engine->store);
+        free(got);
+        sl_engine_close(engine);
+    }
+    free(golden.data);
+    free(rows.data);
+}
+
+/* ---- recordings ---- */
+
+static void recorded_passes_and_plain_launches_agree(void **state)
+{
+    float *got[2];
+    (void)state;
+    for (int way = 0; way < 2; way++) {
+        struct sl_engine_options options = options_for(SL_NUMERICS_EXACT);
+        struct engine_overrides overrides = {.rule = DISPATCH_ALWAYS_STREAM};
+        struct sl_error error;
+        struct sl_stats stats;
+        bound_slots(&options, SLOTS_ALL);
+        if (gpu_open(&overrides.gpu, &error) != SL_OK) fail_msg("%s", error.message);
+        struct gpu_ops without = *overrides.gpu->gpu_ops;
+        without.record = NULL;
+        if (way == 1) overrides.gpu->gpu_ops = &without;
+        sl_engine *engine = open_engine(&options, &overrides);
+        got[way] = run(engine);
+        sl_engine_stats(engine, &stats);
+        assert_int_equal(stats.on_cpu, 0); /* whose sums go another way */
+        sl_engine_close(engine);
+    }
+    assert_memory_equal(got[0], got[1],
+                        (size_t)fixture->sequence.count * fixture->vocab * sizeof *got[0]);
+    free(got[0]);
+    free(got[1]);
+}
+
+/* ---- life ---- */
+
+static void choose_sequence(struct fixture *into, const char *name)
+{
+    struct golden_sequence sequences[8];
+    int32_t count = golden_sequences(into->directory, sequences, 8);
+    for (int32_t s = 0; s < count; s++)
+        if (strcmp(sequences[s].name, name) == 0)
+            into->sequence = sequences[s];
+        else
+            free(sequences[s].ids);
+    assert_true(into->sequence.count > PROMPT);
+}
+
+static int set_up(void **state)
+{
+    static struct fixture made;
+    struct cuda_device_info info;
+    struct engine_overrides overrides = {.rule = DISPATCH_BEST};
+    (void)state;
+    fixture = &made;
+    assert_int_equal(cuda_device_open(0, &info, NULL), SL_OK);
+    made.whole = !info.emulated || getenv("SLUICE_GPU_WHOLE") != NULL;
+    made.directory = golden_directory("tiny-a");
+    choose_sequence(&made, made.whole ? "t130" : "t7");
+
+    struct sl_engine_options options = options_for(SL_NUMERICS_EXACT);
+    sl_engine *engine = open_engine(&options, &overrides);
+    const struct budget *budget = &engine->budget;
+    made.needs = budget->gpu_dense_bytes + budget->gpu_session_bytes + budget->gpu_workspace_bytes;
+    made.slot_bytes = engine->source.slot_bytes;
+    made.vocab = (size_t)sl_engine_info(engine).vocab;
+    sl_engine_close(engine);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    free(fixture->directory);
+    free(fixture->sequence.ids);
+    return 0;
+}
+
+/* With an argument, only the cases whose names match it. */
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f32_logits_are_the_published_ones_in_chunks_of_every_kind),
+        cmocka_unit_test(exact_logits_agree_statistically_with_the_published_ones),
+        cmocka_unit_test(exact_tokens_are_the_published_ones_wherever_experts_lie),
+        cmocka_unit_test(recorded_passes_and_plain_launches_agree),
+    };
+    struct cuda_device_info info;
+    struct sl_error error;
+    if (cuda_device_open(0, &info, &error) != SL_OK) {
+        printf("skipped: %s\n", error.message);
+        return 77;
+    }
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
