@@ -29,6 +29,12 @@ enum sl_status cuda_stream_create(struct stream **out, struct sl_error *error)
     return absent(error);
 }
 
+bool cuda_stream_chain(struct stream *stream, bool chained)
+{
+    (void)stream, (void)chained;
+    return false;
+}
+
 enum sl_status cuda_stream_fault(const struct stream *stream, struct sl_error *error)
 {
     (void)stream;

@@ -21,6 +21,7 @@ static __device__ float sum_of_squares(const float *x, int32_t width, int32_t la
 
 static __global__ void __launch_bounds__(THREADS) head_norm_kernel(struct head_norm_args args)
 {
+    launch_chain();
     int32_t lane = (int32_t)threadIdx.x % SUM_LANES;
     int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / SUM_LANES;
     bool inside = row < args.rows; /* the last warp must meet in full */

@@ -96,6 +96,7 @@ static __device__ __forceinline__ void write_factors(const struct hyper_pre_args
 
 static __global__ void __launch_bounds__(HYPER_THREADS) hyper_pre_kernel(struct hyper_pre_args args)
 {
+    launch_chain();
     __shared__ float parts[WARPS_MAX];
     __shared__ float factors[OPS_STREAMS_MAX];
     const int32_t fold_threads = HYPER_THREADS - WARP_LANES;

@@ -33,6 +33,7 @@ __device__ __forceinline__ int packed_place(int channel)
 /* Grid (padded heads, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_query_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ float x[OPS_HEAD_DIM_MAX];
     __shared__ float scales[OPS_HEAD_DIM_MAX / LOWP_FP4_BLOCK];
     const struct indexer_args &args = work.args;

@@ -125,6 +125,7 @@ __device__ __forceinline__ float score_tile(const uint8_t *stage, const uint16_t
 /* Grid (blocks that take tiles in turn, tokens). */
 static __global__ void __launch_bounds__(THREADS, 2) indexer_score_kernel(struct indexer_work work)
 {
+    launch_chain();
     SL_SHARED(uint8_t, shared);
     const struct indexer_args &args = work.args;
     int t = (int)blockIdx.y;

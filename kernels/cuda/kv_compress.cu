@@ -153,6 +153,7 @@ __device__ __forceinline__ void remember(const struct compress &work, int channe
 /* Grid (blocks of channels, rows in turn). */
 static __global__ void __launch_bounds__(THREADS) kv_compress_kernel(struct compress work)
 {
+    launch_chain();
     __shared__ float parts[2 * PARTS][CHANNELS];
     __shared__ float x[OPS_HEAD_DIM_MAX];
     __shared__ float sums[WARPS_MAX];
@@ -183,6 +184,7 @@ static __global__ void __launch_bounds__(THREADS) kv_compress_kernel(struct comp
 /* Grid (blocks of channels, tokens in turn). */
 static __global__ void __launch_bounds__(THREADS) kv_remember_kernel(struct compress work)
 {
+    launch_chain();
     int channel = (int)blockIdx.x * CHANNELS + (int)threadIdx.x % CHANNELS;
     int part = (int)threadIdx.x / CHANNELS;
     remember(work, channel, (int)blockIdx.y * PARTS + part, (int)gridDim.y * PARTS);

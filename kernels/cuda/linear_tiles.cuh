@@ -259,6 +259,7 @@ template <class Format>
 static __global__ void __launch_bounds__(TILE_THREADS, 2)
     linear_tiles_kernel(struct linear_args args, struct tile_plan plan)
 {
+    launch_next();
     SL_SHARED(float, shared);
     struct tile_memory memory;
     memory.scales = shared;
@@ -299,7 +300,8 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
     };
 #pragma unroll
     for (int d = 0; d < Format::DEPTH; d++)
-        fetch(weights[d], &scale_codes[d]);
+        fetch(weights[d], &scale_codes[d]); /* Before launch_await: weights */
+    launch_await();
     pack_input<Format>(args, plan, memory);
     __syncthreads();
 
