@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/fused.h"
 
 #include <string.h>
 
@@ -171,8 +172,10 @@ enum sl_status cuda_copy_out(struct stream *stream, void *host, const void *devi
 
 const struct ops *ops_cuda(void)
 {
+    static const struct fused_ops fused = {.turn = cuda_fused_turn, .linears = cuda_fused_linears};
     static const struct ops table = {
         .name = "cuda",
+        .fused = &fused,
         .stream_create = stream_create,
         .stream_destroy = stream_destroy,
         .stream_sync = stream_sync,

@@ -1,0 +1,254 @@
+/* Fused launches against the chains of ops that they replace. */
+#include "kernels/fused.h"
+#include "tests/gpu/twin.h"
+
+#include <string.h>
+
+#define STREAMS 4
+#define MIXES   ((2 + STREAMS) * STREAMS)
+#define TOP     6
+
+/* ---- turn ---- */
+
+struct turn_arrays {
+    struct twin_array x, post, comb, streams, scale, base, fn, norm, routed, host_routed, gather;
+    struct twin_array mix, out; /* the host's alone; the input of the next sublayer */
+};
+
+static struct twin_array floats(struct twin *twin, size_t count, float scale, bool round)
+{
+    struct twin_array array = twin_array_make(twin, count * sizeof(float));
+    twin_fill(twin, array.host, count, scale, round);
+    twin_upload(twin, &array);
+    return array;
+}
+
+static struct turn_arrays make_arrays(struct twin *twin, int32_t tokens, int32_t hidden, bool round)
+{
+    size_t rows = (size_t)tokens, width = (size_t)hidden, pairs = rows * TOP;
+    struct turn_arrays a = {
+        .x = floats(twin, rows * width, 2, round),
+        .post = floats(twin, rows * STREAMS, 1, false),
+        .comb = floats(twin, rows * STREAMS * STREAMS, 0.5f, false),
+        .streams = floats(twin, rows * STREAMS * width, 3, round),
+        .scale = floats(twin, 3, 1, false),
+        .base = floats(twin, MIXES, 1, false),
+        .fn = floats(twin, MIXES * STREAMS * width, 0.02f, false),
+        .norm = twin_array_make(twin, width * 2),
+        .routed = floats(twin, pairs * width, 1, round),
+        .host_routed = floats(twin, pairs * width, 1, round),
+        .gather = twin_array_make(twin, pairs * 4),
+        .mix = twin_array_make(twin, rows * MIXES * 4),
+        .out = twin_array_make(twin, rows * width * 4),
+    };
+    twin_fill_bf16(twin, a.norm.host, width, 1);
+    twin_upload(twin, &a.norm);
+    int32_t *gather = a.gather.host;
+    for (size_t i = 0; i < pairs; i++) /* every other row, at the front of the list */
+        gather[i] = 2 * i < pairs && 2 * i + 1 < pairs ? (int32_t)(2 * i + 1) : -1;
+    twin_upload(twin, &a.gather);
+    return a;
+}
+
+static void free_arrays(struct twin *twin, struct turn_arrays *a)
+{
+    struct twin_array *all[] = {&a->x,      &a->post, &a->comb, &a->streams, &a->scale,
+                                &a->base,   &a->fn,   &a->norm, &a->routed,  &a->host_routed,
+                                &a->gather, &a->mix,  &a->out};
+    for (size_t i = 0; i < SL_COUNT_OF(all); i++)
+        twin_array_free(twin, all[i]);
+}
+
+/* The arguments with the host's or the device's arrays. */
+static struct fused_turn_args turn_args(const struct turn_arrays *a, int32_t tokens, int32_t hidden,
+                                        bool experts, bool round, bool device)
+{
+#define AT(array) (device ? a->array.device : a->array.host)
+    return (struct fused_turn_args){
+        .post = {AT(x), AT(post), AT(comb), AT(streams), tokens, STREAMS, hidden, round},
+        .pre = {AT(streams), device ? NULL : a->mix.host, AT(scale), AT(base), AT(out), AT(post),
+                AT(comb), tokens, STREAMS, hidden, 20, 1e-6f, 1e-6f, round},
+        .fn = AT(fn),
+        .norm = AT(norm),
+        .routed = experts ? AT(routed) : NULL,
+        .host_routed = AT(host_routed),
+        .gather = AT(gather),
+        .top = TOP};
+#undef AT
+}
+
+static void run_chain(struct twin *twin, const struct fused_turn_args *args, float *mix)
+{
+    const struct ops *cpu = twin->cpu;
+    int32_t tokens = args->post.tokens, hidden = args->post.hidden;
+    if (args->routed) {
+        struct gather_rows_args gather = {args->host_routed, args->gather, (float *)args->routed,
+                                          tokens * TOP, hidden};
+        struct moe_combine_args combine = {args->routed,    args->post.x, (float *)args->post.x,
+                                           tokens,          TOP,          hidden,
+                                           args->post.round};
+        cpu->gather_rows(twin->cpu_stream, &gather);
+        cpu->moe_combine(twin->cpu_stream, &combine);
+    }
+    cpu->hyper_post(twin->cpu_stream, &args->post);
+    struct linear_args linear = {.x = args->post.streams,
+                                 .weight = {args->fn, NULL, MATRIX_F32, MIXES, STREAMS * hidden},
+                                 .out = mix,
+                                 .tokens = tokens,
+                                 .groups = 1};
+    cpu->linear(twin->cpu_stream, &linear);
+    cpu->hyper_pre(twin->cpu_stream, &args->pre);
+    struct norm_args norm = {args->pre.x,    args->norm, args->pre.x,
+                             tokens,         hidden,     args->pre.norm_epsilon,
+                             args->pre.round};
+    cpu->norm(twin->cpu_stream, &norm);
+}
+
+static void turn(struct twin *twin, int32_t tokens, int32_t hidden, bool experts, bool round)
+{
+    struct turn_arrays a = make_arrays(twin, tokens, hidden, round);
+    struct fused_turn_args on_host = turn_args(&a, tokens, hidden, experts, round, false);
+    struct fused_turn_args on_device = turn_args(&a, tokens, hidden, experts, round, true);
+    size_t rows = (size_t)tokens;
+    TWIN_CHECK(twin, twin->gpu->fused->turn(twin->gpu_stream, &on_device),
+               "%d tokens of %d refused", (int)tokens, (int)hidden);
+    run_chain(twin, &on_host, a.mix.host);
+    twin_check_bytes(twin, "streams", twin_download(twin, &a.streams), a.streams.host,
+                     a.streams.bytes);
+    twin_check_close(twin, "post", twin_download(twin, &a.post), a.post.host, rows * STREAMS, 2e-5,
+                     2e-5);
+    twin_check_close(twin, "comb", twin_download(twin, &a.comb), a.comb.host,
+                     rows * STREAMS * STREAMS, 2e-5, 2e-5);
+    twin_check_close(twin, "input", twin_download(twin, &a.out), a.out.host, rows * (size_t)hidden,
+                     round ? 2e-4 : 2e-5, round ? 0x1p-7 : 2e-5);
+    free_arrays(twin, &a);
+}
+
+static void turn_is_its_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {0, 1, 2, 5, 16}, widths[] = {64, 320, 4096};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
+        for (size_t j = 0; j < SL_COUNT_OF(widths); j++)
+            for (int experts = 0; experts < 2; experts++)
+                turn(twin, token_counts[i], widths[j], experts, j != 1);
+}
+
+static void turn_refuses_what_it_cannot_take(struct twin *twin)
+{
+    struct turn_arrays a = make_arrays(twin, 1, 64, true);
+    struct fused_turn_args args = turn_args(&a, 1, 64, false, true, true);
+    args.post.streams_count = args.pre.streams_count = 3;
+    TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "three streams taken");
+    args = turn_args(&a, 1, 32, false, true, true);
+    TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "32 channels taken");
+    free_arrays(twin, &a);
+}
+
+/* ---- linears ---- */
+
+struct shape {
+    enum matrix_format format;
+    int32_t rows, columns;
+    bool round;
+};
+
+struct product {
+    struct twin_array x, weights, scales, alone, together;
+};
+
+static struct product make_product(struct twin *twin, const struct shape *shape, int32_t tokens,
+                                   struct linear_args *args)
+{
+    bool fp8 = shape->format == MATRIX_FP8;
+    size_t elements = (size_t)shape->rows * (size_t)shape->columns;
+    size_t blocks =
+        (size_t)ceil_div_i32(shape->rows, 128) * (size_t)ceil_div_i32(shape->columns, 128);
+    size_t out_bytes = (size_t)tokens * (size_t)shape->rows * sizeof(float);
+    struct product product = {.x = floats(twin, (size_t)tokens * (size_t)shape->columns, 1, true),
+                              .weights = twin_array_make(twin, elements * (fp8 ? 1 : 2)),
+                              .scales = twin_array_make(twin, blocks),
+                              .alone = twin_array_make(twin, out_bytes),
+                              .together = twin_array_make(twin, out_bytes)};
+    if (fp8)
+        twin_fill_e4m3(twin, product.weights.host, elements);
+    else
+        twin_fill_bf16(twin, product.weights.host, elements, 1);
+    twin_fill_e8m0(twin, product.scales.host, blocks, -4, 4);
+    twin_upload(twin, &product.weights);
+    twin_upload(twin, &product.scales);
+    *args = (struct linear_args){.x = product.x.device,
+                                 .weight = {product.weights.device, product.scales.device,
+                                            shape->format, shape->rows, shape->columns},
+                                 .out = product.together.device,
+                                 .tokens = tokens,
+                                 .groups = 1,
+                                 .quantise_input = fp8,
+                                 .round = shape->round,
+                                 .bf16_input = true};
+    return product;
+}
+
+static void free_product(struct twin *twin, struct product *product)
+{
+    struct twin_array *all[] = {&product->x, &product->weights, &product->scales, &product->alone,
+                                &product->together};
+    for (size_t i = 0; i < SL_COUNT_OF(all); i++)
+        twin_array_free(twin, all[i]);
+}
+
+/* All of them together, and one by one by the same processor: the same bits. */
+static void linears(struct twin *twin, const struct shape *shapes, int32_t count, int32_t tokens)
+{
+    struct linear_args items[FUSED_LINEARS_MAX];
+    struct product products[FUSED_LINEARS_MAX];
+    for (int32_t i = 0; i < count; i++)
+        products[i] = make_product(twin, &shapes[i], tokens, &items[i]);
+    TWIN_CHECK(twin, twin->gpu->fused->linears(twin->gpu_stream, items, count), "refused");
+    for (int32_t i = 0; i < count; i++) {
+        struct product *product = &products[i];
+        struct linear_args alone = items[i];
+        alone.out = product->alone.device;
+        twin->gpu->linear(twin->gpu_stream, &alone);
+        twin_check_bytes(twin, "products", twin_download(twin, &product->together),
+                         twin_download(twin, &product->alone), product->alone.bytes);
+        free_product(twin, product);
+    }
+}
+
+static void linears_are_their_items(struct twin *twin)
+{
+    static const int32_t token_counts[] = {0, 1, 3, 16};
+    static const struct shape layer[] = {
+        {MATRIX_FP8, 256, 512, true},   {MATRIX_FP8, 128, 512, true},
+        {MATRIX_BF16, 256, 512, false}, {MATRIX_BF16, 256, 512, false},
+        {MATRIX_BF16, 64, 512, false},  {MATRIX_BF16, 8, 512, true},
+        {MATRIX_BF16, 16, 512, false}};
+    static const struct shape pair[] = {{MATRIX_FP8, 2048, 256, true}, {MATRIX_FP8, 8, 128, true}};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
+        linears(twin, layer, SL_COUNT_OF(layer), token_counts[i]);
+        linears(twin, pair, 2, token_counts[i]);
+        linears(twin, pair + 1, 1, token_counts[i]);
+    }
+}
+
+static void linears_refuse_what_they_cannot_take(struct twin *twin)
+{
+    static const struct shape odd = {MATRIX_FP8, 12, 128, true}, good = {MATRIX_FP8, 8, 128, true};
+    struct linear_args items[2];
+    struct product products[] = {make_product(twin, &good, 1, &items[0]),
+                                 make_product(twin, &odd, 1, &items[1])};
+    TWIN_CHECK(twin, !twin->gpu->fused->linears(twin->gpu_stream, items, 2), "12 rows taken");
+    free_product(twin, &products[0]);
+    free_product(twin, &products[1]);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct twin_case cases[] = {
+        {"turn is its chain", turn_is_its_chain},
+        {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
+        {"linears are their items", linears_are_their_items},
+        {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
+    };
+    return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
+}
