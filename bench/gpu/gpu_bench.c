@@ -118,14 +118,13 @@ static double sample(struct gpu_bench *bench, struct gpu_graph *graph, gpu_bench
     return (double)(gpu_bench_now_ns() - start_ns) / bench->repeats;
 }
 
-void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
-                       gpu_bench_launch *launch, void *context)
+bool gpu_bench_sample(struct gpu_bench *bench, gpu_bench_launch *launch, void *context,
+                      double *samples)
 {
-    double samples[GPU_BENCH_SAMPLES_MAX];
     struct gpu *gpu = bench->gpu;
     struct gpu_graph *graph = NULL;
     struct sl_error error;
-    if (bench->failures > 0) return;
+    if (bench->failures > 0) return false;
     if (gpu->gpu_ops->record && gpu->gpu_ops->record(gpu, &error) == SL_OK) {
         for (int32_t i = 0; i < bench->repeats; i++)
             launch(bench, context, i);
@@ -134,10 +133,19 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
     for (int32_t round = -1; round < bench->rounds; round++) { /* the first to warm up */
         double ns = sample(bench, graph, launch, context);
         if (ns < 0) break;
-        if (round >= 0) samples[round] = bytes > 0 ? bytes / ns : ns / 1000;
+        if (round >= 0) samples[round] = ns;
     }
     gpu->gpu_ops->graph_destroy(gpu, graph);
-    if (bench->failures > 0) return;
+    return bench->failures == 0;
+}
+
+void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
+                       gpu_bench_launch *launch, void *context)
+{
+    double samples[GPU_BENCH_SAMPLES_MAX];
+    if (!gpu_bench_sample(bench, launch, context, samples)) return;
+    for (int32_t i = 0; i < bench->rounds; i++)
+        samples[i] = bytes > 0 ? bytes / samples[i] : samples[i] / 1000;
     (void)gpu_bench_print(bench, name, bytes > 0 ? "GB/s" : "us", samples,
                           bytes > 0 ? bench->copy_rate : 0);
 }

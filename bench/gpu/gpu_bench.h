@@ -6,6 +6,7 @@
 #ifndef SLUICE_BENCH_GPU_GPU_BENCH_H
 #define SLUICE_BENCH_GPU_GPU_BENCH_H
 
+#include "kernels/cuda/cuda.h"
 #include "kernels/gpu.h"
 
 #define GPU_BENCH_REPEATS_MAX 20
@@ -32,6 +33,9 @@ void *gpu_bench_put(struct gpu_bench *bench, const void *host, size_t bytes);
 /* Launches an op once; `repeat` counts from 0 within a sample. */
 typedef void gpu_bench_launch(struct gpu_bench *bench, void *context, int32_t repeat);
 
+/* Nanoseconds a launch, bench->rounds of them; false after a failure. */
+bool gpu_bench_sample(struct gpu_bench *bench, gpu_bench_launch *launch, void *context,
+                      double *samples);
 /* Measures a case and prints its line: GB/s beside the copy rate for `bytes` a launch, or with 0
  * bytes microseconds alone. */
 void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,

@@ -130,6 +130,11 @@ bool cuda_stream_chain(struct stream *stream, bool chained)
     return before;
 }
 
+uint64_t cuda_stream_launches(const struct stream *stream)
+{
+    return stream->launches;
+}
+
 enum sl_status cuda_memory_alloc(size_t bytes, void **out, struct sl_error *error)
 {
     size_t free_bytes = 0;

@@ -58,7 +58,8 @@ __device__ __forceinline__ void launch_chain()
 
 #ifdef SL_CUDA_EMULATOR
 #define SL_START(stream, kernel, grid, block, shared_bytes, ...)                                   \
-    (cuda_emulator_start(kernel, #kernel, grid, block, shared_bytes, (stream)->handle,             \
+    ((void)cudaGetLastError(), /* of a call before */                                              \
+     cuda_emulator_start(kernel, #kernel, grid, block, shared_bytes, (stream)->handle,             \
                          __VA_ARGS__),                                                             \
      cudaGetLastError())
 #define SL_LOAD(kernel) cuda_emulator_load(kernel, #kernel)
@@ -108,6 +109,7 @@ extern __shared__ __align__(128) unsigned char sl_shared_bytes[];
         stream_latch((stream),                                                                     \
                      SL_START(stream, kernel, sl_grid_, block, shared_bytes, __VA_ARGS__),         \
                      #kernel);                                                                     \
+        (stream)->launches++;                                                                      \
         (stream)->after_kernel = true;                                                             \
     } while (0)
 

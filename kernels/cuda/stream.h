@@ -31,6 +31,7 @@ struct stream {
     int32_t arch;             /* 80, 90, ... */
     bool chains;              /* kernels may be chained (launch.cuh) */
     bool after_kernel;        /* what was queued last is a kernel: the next may be chained to it */
+    uint64_t launches;        /* so far */
     bool loading;             /* launches load their kernel and do nothing else */
     cudaError_t fault;        /* the first since the last sync */
     const char *fault_where;  /* static text */
