@@ -31,14 +31,36 @@ struct fused_turn_args {
     int32_t top;
 };
 
+/* What follows the products of a layer's input, row by row: norm of the query rank vectors in
+ * place; norm, rope and kv_store of the window's rows; kv_compress for each of `compress`. */
+struct fused_latents_args {
+    struct norm_args query;     /* out is x */
+    struct norm_args kv;        /* x is left as it was; out is not used */
+    struct kv_store_args store; /* x is not used */
+    const float *frequencies;   /* [rotary / 2] of the rope: of the last store.format.rotary */
+    const struct kv_compress_args *compress; /* [compress_count], of the same tokens */
+    int32_t compress_count;                  /* at most 2 */
+};
+
+/* Between the products of the query rank vector and what reads queries: head_norm of `heads`, then
+ * rope of them, and rope of `index` if its tokens are not 0. */
+struct fused_queries_args {
+    struct head_norm_args heads;
+    struct rope_args rope, index;
+};
+
 struct fused_ops {
     bool (*turn)(struct stream *stream, const struct fused_turn_args *args);
     /* linear for each of `count` items, which share tokens and have one group. */
     bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
+    bool (*latents)(struct stream *stream, const struct fused_latents_args *args);
+    bool (*queries)(struct stream *stream, const struct fused_queries_args *args);
 };
 
 bool cuda_fused_turn(struct stream *stream, const struct fused_turn_args *args);
 bool cuda_fused_linears(struct stream *stream, const struct linear_args *items, int32_t count);
+bool cuda_fused_latents(struct stream *stream, const struct fused_latents_args *args);
+bool cuda_fused_queries(struct stream *stream, const struct fused_queries_args *args);
 
 #ifdef __cplusplus
 }

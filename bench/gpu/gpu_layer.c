@@ -64,33 +64,34 @@ static void products(struct layer_pass *pass, const struct linear_args *items, i
         ops->linear(pass->bench->gpu->stream, &items[i]);
 }
 
-static void norm(struct layer_pass *pass, float *x, int32_t width)
+static struct norm_args norm_args(struct layer_pass *pass, float *x, int32_t width)
 {
-    if (!runs(pass)) return;
-    struct norm_args args = {.x = x,
-                             .weight =
-                                 (const uint16_t *)(const void *)fresh(pass, (size_t)width * 2),
-                             .out = x,
-                             .rows = pass->tokens,
-                             .width = width,
-                             .epsilon = EPSILON,
-                             .round = true};
-    pass->bench->gpu->ops->norm(pass->bench->gpu->stream, &args);
+    return (struct norm_args){.x = x,
+                              .weight =
+                                  (const uint16_t *)(const void *)fresh(pass, (size_t)width * 2),
+                              .out = x,
+                              .rows = pass->tokens,
+                              .width = width,
+                              .epsilon = EPSILON,
+                              .round = true};
 }
 
-static void rope(struct layer_pass *pass, float *x, int32_t heads, int32_t width, bool inverse)
+static struct rope_args rope_args(struct layer_pass *pass, float *x, int32_t heads, int32_t width)
 {
-    if (!runs(pass)) return;
-    struct rope_args args = {.x = x,
-                             .positions = pass->positions,
-                             .frequencies = pass->frequencies,
-                             .tokens = pass->tokens,
-                             .heads = heads,
-                             .width = width,
-                             .rotary = pass->sizes.rotary,
-                             .inverse = inverse,
-                             .round = true};
-    pass->bench->gpu->ops->rope(pass->bench->gpu->stream, &args);
+    return (struct rope_args){.x = x,
+                              .positions = pass->positions,
+                              .frequencies = pass->frequencies,
+                              .tokens = pass->tokens,
+                              .heads = heads,
+                              .width = width,
+                              .rotary = pass->sizes.rotary,
+                              .round = true};
+}
+
+static void norm(struct layer_pass *pass, float *x, int32_t width)
+{
+    struct norm_args args = norm_args(pass, x, width);
+    if (runs(pass)) pass->bench->gpu->ops->norm(pass->bench->gpu->stream, &args);
 }
 
 static struct hyper_pre_args pre_args(struct layer_pass *pass)
@@ -160,18 +161,17 @@ static void turn_after_experts(struct layer_pass *pass)
     turn(pass, true);
 }
 
-static void compress(struct layer_pass *pass, int32_t ratio, int32_t width, uint8_t *rows,
-                     struct row_format format, bool hadamard)
+static struct kv_compress_args compress_args(struct layer_pass *pass, int32_t ratio, int32_t width,
+                                             uint8_t *rows, struct row_format format, bool hadamard)
 {
     int32_t halves = ratio == 4 ? 2 : 1;
-    if (!runs(pass)) return;
-    struct kv_compress_args args = {
+    return (struct kv_compress_args){
         .keys = pass->compressed,
         .gates = pass->gates,
         .ape = (const float *)(const void *)fresh(pass, (size_t)(ratio * halves * width) * 4),
         .norm = (const uint16_t *)(const void *)fresh(pass, (size_t)width * 2),
         .frequencies = pass->frequencies,
-        .state = pass->state,
+        .state = hadamard ? pass->index_state : pass->state,
         .rows = rows,
         .format = format,
         .tokens = pass->tokens,
@@ -185,17 +185,11 @@ static void compress(struct layer_pass *pass, int32_t ratio, int32_t width, uint
         .hadamard = hadamard,
         .round = true,
     };
-    pass->bench->gpu->ops->kv_compress(pass->bench->gpu->stream, &args);
 }
 
-static void choose_rows(struct layer_pass *pass)
+static void choose_rows(struct layer_pass *pass, const uint8_t *rows, struct row_format format)
 {
     const struct layer_sizes *s = &pass->sizes;
-    struct row_format format = {ROW_KEY, s->index_width - s->rotary, s->rotary};
-    int32_t rows_max = pass->context / 4;
-    uint8_t *rows = (uint8_t *)fresh(pass, row_format_bytes(&format) * (size_t)rows_max);
-    rope(pass, pass->index_queries, s->index_heads, s->index_width, false);
-    compress(pass, 4, s->index_width, rows, format, true);
     struct indexer_args args = {.queries = pass->index_queries,
                                 .weights = pass->index_weights,
                                 .rows = rows,
@@ -208,16 +202,16 @@ static void choose_rows(struct layer_pass *pass)
                                 .width = s->index_width,
                                 .ratio = 4,
                                 .top = s->top_rows,
-                                .rows_max = rows_max,
+                                .rows_max = pass->context / 4,
                                 .round = true};
     if (runs(pass)) pass->bench->gpu->ops->indexer(pass->bench->gpu->stream, &args);
 }
 
-/* All products of the layer's input, and those of the query rank vector. */
+/* All products of the layer's input. */
 static void project(struct layer_pass *pass, int32_t ratio)
 {
     const struct layer_sizes *s = &pass->sizes;
-    struct linear_args of_x[7], of_rank[2];
+    struct linear_args of_x[7];
     int32_t count = 0, halves = ratio == 4 ? 2 : 1;
     of_x[count++] = product_args(pass, MATRIX_FP8, s->query_rank, s->hidden, pass->x, pass->query);
     of_x[count++] = product_args(pass, MATRIX_FP8, s->width, s->hidden, pass->x, pass->key);
@@ -231,14 +225,41 @@ static void project(struct layer_pass *pass, int32_t ratio)
         of_x[count++] = product_args(pass, MATRIX_BF16, s->index_heads, s->hidden, pass->x,
                                      pass->index_weights);
     products(pass, of_x, count);
-    norm(pass, pass->query, s->query_rank);
-    count = 0;
-    of_rank[count++] = product_args(pass, MATRIX_FP8, s->heads * s->width, s->query_rank,
-                                    pass->query, pass->heads);
+}
+
+/* Products of the query rank vector, normed and rotated. */
+static void make_queries(struct layer_pass *pass, int32_t ratio)
+{
+    const struct layer_sizes *s = &pass->sizes;
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    struct linear_args items[2];
+    int32_t count = 0;
+    items[count++] = product_args(pass, MATRIX_FP8, s->heads * s->width, s->query_rank, pass->query,
+                                  pass->heads);
     if (ratio == 4)
-        of_rank[count++] = product_args(pass, MATRIX_FP8, s->index_heads * s->index_width,
-                                        s->query_rank, pass->query, pass->index_queries);
-    products(pass, of_rank, count);
+        items[count++] = product_args(pass, MATRIX_FP8, s->index_heads * s->index_width,
+                                      s->query_rank, pass->query, pass->index_queries);
+    products(pass, items, count);
+    struct fused_queries_args args = {
+        .heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true},
+        .rope = rope_args(pass, pass->heads, s->heads, s->width)};
+    if (ratio == 4)
+        args.index = rope_args(pass, pass->index_queries, s->index_heads, s->index_width);
+    if (runs(pass)) SL_ASSERT(fused->queries(pass->bench->gpu->stream, &args));
+}
+
+/* What the window and the compressed rows get. */
+static void append_rows(struct layer_pass *pass, const struct kv_store_args *store,
+                        const struct kv_compress_args *compress, int32_t compress_count)
+{
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    struct fused_latents_args args = {.query = norm_args(pass, pass->query, pass->sizes.query_rank),
+                                      .kv = norm_args(pass, pass->key, pass->sizes.width),
+                                      .store = *store,
+                                      .frequencies = pass->frequencies,
+                                      .compress = compress,
+                                      .compress_count = compress_count};
+    if (runs(pass)) SL_ASSERT(fused->latents(pass->bench->gpu->stream, &args));
 }
 
 static void attend(struct layer_pass *pass, int32_t ratio)
@@ -249,24 +270,30 @@ static void attend(struct layer_pass *pass, int32_t ratio)
     struct row_format format = {ROW_KV, s->width - s->rotary, s->rotary};
     size_t row_bytes = row_format_bytes(&format);
     int32_t visible = ratio ? pass->context / ratio : 0;
-    project(pass, ratio);
-    struct head_norm_args heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true};
-    if (runs(pass)) ops->head_norm(stream, &heads);
-    rope(pass, pass->heads, s->heads, s->width, false);
-    norm(pass, pass->key, s->width);
-    rope(pass, pass->key, 1, s->width, false);
+    struct row_format key_format = {ROW_KEY, s->index_width - s->rotary, s->rotary};
+    uint8_t *keys = NULL;
     uint8_t *window = (uint8_t *)fresh(pass, row_bytes * (WINDOW + LAYER_TOKENS_MAX));
+    /* Of the compressed rows a layer with an indexer reads the chosen ones alone. */
+    uint8_t *rows = gpu_bench_fresh(pass->bench, row_bytes * (size_t)max_i32(1, visible));
     struct kv_store_args store = {.x = pass->key,
                                   .positions = pass->positions,
                                   .rows = window,
                                   .format = format,
                                   .tokens = pass->tokens,
                                   .capacity = WINDOW + LAYER_TOKENS_MAX};
-    if (runs(pass)) ops->kv_store(stream, &store);
-    if (ratio == 4) choose_rows(pass);
-    /* Of the compressed rows a layer with an indexer reads the chosen ones alone. */
-    uint8_t *rows = gpu_bench_fresh(pass->bench, row_bytes * (size_t)max_i32(1, visible));
-    if (ratio) compress(pass, ratio, s->width, rows, format, false);
+    struct kv_compress_args compress[2];
+    int32_t compress_count = 0;
+    if (ratio)
+        compress[compress_count++] = compress_args(pass, ratio, s->width, rows, format, false);
+    if (ratio == 4) {
+        keys = (uint8_t *)fresh(pass, row_format_bytes(&key_format) * (size_t)visible);
+        compress[compress_count++] =
+            compress_args(pass, ratio, s->index_width, keys, key_format, true);
+    }
+    project(pass, ratio);
+    append_rows(pass, &store, compress, compress_count);
+    make_queries(pass, ratio);
+    if (ratio == 4) choose_rows(pass, keys, key_format);
     pass->bytes += (double)row_bytes * (ratio == 4 ? min_i32(s->top_rows, visible) : visible);
     struct attention_args args = {.queries = pass->heads,
                                   .positions = pass->positions,
@@ -286,7 +313,9 @@ static void attend(struct layer_pass *pass, int32_t ratio)
                                   .scale = 0.0441941738f,
                                   .round = true};
     if (runs(pass)) ops->attention(stream, &args);
-    rope(pass, pass->attended, s->heads, s->width, true);
+    struct rope_args back = rope_args(pass, pass->attended, s->heads, s->width);
+    back.inverse = true;
+    if (runs(pass)) ops->rope(stream, &back);
     product(pass, MATRIX_FP8, s->groups * s->out_rank, s->heads * s->width, pass->attended,
             pass->up);
     product(pass, MATRIX_FP8, s->hidden, s->groups * s->out_rank, pass->up, pass->x);

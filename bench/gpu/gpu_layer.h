@@ -25,7 +25,8 @@ struct layer_pass {
     uint64_t launches; /* of a step */
     double bytes;      /* read by the launches so far */
     void (*part)(struct layer_pass *); /* of a layer, for launches of it alone */
-    float *streams, *x, *mix, *post, *comb, *query, *heads, *key, *compressed, *gates, *state;
+    float *streams, *x, *mix, *post, *comb, *query, *heads, *key, *compressed, *gates, *state,
+        *index_state;
     float *attended, *index_queries, *index_weights, *scores, *logits, *weights, *routed, *shared,
         *up;
     int32_t *positions, *selected, *chosen, *ids;

@@ -39,6 +39,7 @@ void layer_pass_arrays(struct layer_pass *pass)
     pass->compressed = floats(bench, tokens * 2 * s->width);
     pass->gates = floats(bench, tokens * 2 * s->width);
     pass->state = floats(bench, (128 + tokens) * 4 * s->width);
+    pass->index_state = floats(bench, (128 + tokens) * 4 * s->index_width);
     pass->index_queries = floats(bench, tokens * index);
     pass->index_weights = floats(bench, tokens * s->index_heads);
     pass->scores = floats(bench, 1 << 18);

@@ -177,7 +177,10 @@ enum sl_status cuda_copy_out(struct stream *stream, void *host, const void *devi
 
 const struct ops *ops_cuda(void)
 {
-    static const struct fused_ops fused = {.turn = cuda_fused_turn, .linears = cuda_fused_linears};
+    static const struct fused_ops fused = {.turn = cuda_fused_turn,
+                                           .linears = cuda_fused_linears,
+                                           .latents = cuda_fused_latents,
+                                           .queries = cuda_fused_queries};
     static const struct ops table = {
         .name = "cuda",
         .fused = &fused,

@@ -242,6 +242,221 @@ static void linears_refuse_what_they_cannot_take(struct twin *twin)
     free_product(twin, &products[1]);
 }
 
+/* ---- latents ---- */
+
+#define RANK   256
+#define HEAD   512
+#define INDEX  128
+#define ROTARY 64
+
+struct compressor {
+    struct twin_array keys, gates, ape, norm, state, rows;
+    size_t row_bytes;
+};
+
+static struct compressor make_compressor(struct twin *twin, int32_t tokens, int32_t width,
+                                         const struct row_format *format)
+{
+    size_t columns = 2 * (size_t)width, rows_max = 64;
+    struct compressor c = {.keys = floats(twin, (size_t)tokens * columns, 1, true),
+                           .gates = floats(twin, (size_t)tokens * columns, 1, true),
+                           .ape = floats(twin, 4 * columns, 1, false),
+                           .norm = twin_array_make(twin, (size_t)width * 2),
+                           .state = floats(twin, 32 * 2 * columns, 1, false),
+                           .row_bytes = row_format_bytes(format)};
+    c.rows = twin_array_make(twin, rows_max * c.row_bytes);
+    twin_upload(twin, &c.rows);
+    twin_fill_bf16(twin, c.norm.host, (size_t)width, 1);
+    twin_upload(twin, &c.norm);
+    return c;
+}
+
+static struct kv_compress_args compress_args(const struct compressor *c, bool device,
+                                             const float *frequencies, const int32_t *positions,
+                                             const struct row_format *format, int32_t tokens,
+                                             bool hadamard)
+{
+#define AT(array) (device ? c->array.device : c->array.host)
+    return (struct kv_compress_args){.keys = AT(keys),
+                                     .gates = AT(gates),
+                                     .ape = AT(ape),
+                                     .norm = AT(norm),
+                                     .frequencies = frequencies,
+                                     .state = AT(state),
+                                     .rows = AT(rows),
+                                     .format = *format,
+                                     .positions = positions,
+                                     .tokens = tokens,
+                                     .ratio = 4,
+                                     .width = format->plain + format->rotary,
+                                     .rows_max = 64,
+                                     .state_capacity = 32,
+                                     .epsilon = 1e-6f,
+                                     .overlap = true,
+                                     .hadamard = hadamard,
+                                     .round = true};
+#undef AT
+}
+
+static void free_compressor(struct twin *twin, struct compressor *c)
+{
+    struct twin_array *all[] = {&c->keys, &c->gates, &c->ape, &c->norm, &c->state, &c->rows};
+    for (size_t i = 0; i < SL_COUNT_OF(all); i++)
+        twin_array_free(twin, all[i]);
+}
+
+/* Bytes that differ, of all. */
+static void check_few_differ(struct twin *twin, const char *what, const uint8_t *got,
+                             const uint8_t *want, size_t bytes)
+{
+    size_t differ = 0;
+    for (size_t i = 0; i < bytes; i++)
+        differ += got[i] != want[i];
+    TWIN_CHECK(twin, differ * 200 <= bytes, "%s: %zu of %zu bytes differ", what, differ, bytes);
+}
+
+/* The launch against the same chain on the same processor. */
+static void latents(struct twin *twin, int32_t tokens, int32_t compressors)
+{
+    static const struct row_format formats[2] = {{ROW_KV, HEAD - ROTARY, ROTARY},
+                                                 {ROW_KEY, INDEX - ROTARY, ROTARY}};
+    const struct ops *gpu = twin->gpu;
+    size_t rows = (size_t)tokens;
+    struct twin_array query = floats(twin, rows * RANK, 2, true),
+                      kv = floats(twin, rows * HEAD, 2, true), ring[2],
+                      query_norm = twin_array_make(twin, RANK * 2),
+                      kv_norm = twin_array_make(twin, HEAD * 2),
+                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
+                      positions = twin_array_make(twin, rows * 4);
+    struct compressor sides[2][2];
+    struct kv_compress_args compress[2][2];
+    twin_fill_bf16(twin, query_norm.host, RANK, 1);
+    twin_fill_bf16(twin, kv_norm.host, HEAD, 1);
+    for (int32_t t = 0; t < tokens; t++)
+        ((int32_t *)positions.host)[t] = 9 + t;
+    twin_upload(twin, &query_norm), twin_upload(twin, &kv_norm), twin_upload(twin, &positions);
+    for (int side = 0; side < 2; side++) {
+        uint64_t seed = twin->seed;
+        ring[side] = twin_array_make(twin, 20 * row_format_bytes(&formats[0]));
+        twin_upload(twin, &ring[side]);
+        for (int32_t i = 0; i < 2; i++) {
+            sides[side][i] = make_compressor(twin, tokens, i == 0 ? HEAD : INDEX, &formats[i]);
+            compress[side][i] = compress_args(&sides[side][i], true, frequencies.device,
+                                              positions.device, &formats[i], tokens, i == 1);
+        }
+        if (side == 0) twin->seed = seed; /* the same numbers again */
+    }
+    struct norm_args query_args = {
+        query.device, query_norm.device, query.device, tokens, RANK, 1e-6f, true};
+    struct norm_args kv_args = {kv.device, kv_norm.device, kv.device, tokens, HEAD, 1e-6f, true};
+    struct kv_store_args store = {kv.device,  positions.device, ring[0].device,
+                                  formats[0], tokens,           20};
+    struct fused_latents_args args = {.query = query_args,
+                                      .kv = kv_args,
+                                      .store = store,
+                                      .frequencies = frequencies.device,
+                                      .compress = compress[0],
+                                      .compress_count = compressors};
+    TWIN_CHECK(twin, gpu->fused->latents(twin->gpu_stream, &args), "refused");
+    float *fused_query = twin_host(query.bytes);
+    memcpy(fused_query, twin_download(twin, &query), query.bytes);
+    twin_upload(twin, &query);
+    gpu->norm(twin->gpu_stream, &query_args);
+    twin_check_close(twin, "query", fused_query, twin_download(twin, &query), rows * RANK, 1e-4,
+                     0x1p-7);
+    struct rope_args rope = {.x = kv.device,
+                             .positions = positions.device,
+                             .frequencies = frequencies.device,
+                             .tokens = tokens,
+                             .heads = 1,
+                             .width = HEAD,
+                             .rotary = ROTARY,
+                             .round = true};
+    store.rows = ring[1].device;
+    gpu->norm(twin->gpu_stream, &kv_args);
+    gpu->rope(twin->gpu_stream, &rope);
+    gpu->kv_store(twin->gpu_stream, &store);
+    check_few_differ(twin, "window", twin_download(twin, &ring[0]), twin_download(twin, &ring[1]),
+                     ring[0].bytes);
+    for (int32_t i = 0; i < compressors; i++) {
+        gpu->kv_compress(twin->gpu_stream, &compress[1][i]);
+        for (int part = 0; part < 2; part++) {
+            struct twin_array *fused = part ? &sides[0][i].rows : &sides[0][i].state;
+            struct twin_array *alone = part ? &sides[1][i].rows : &sides[1][i].state;
+            twin_check_bytes(twin, part ? "compressed rows" : "state", twin_download(twin, fused),
+                             twin_download(twin, alone), fused->bytes);
+        }
+    }
+    for (int side = 0; side < 2; side++) {
+        free_compressor(twin, &sides[side][0]);
+        free_compressor(twin, &sides[side][1]);
+        twin_array_free(twin, &ring[side]);
+    }
+    struct twin_array *all[] = {&query, &kv, &query_norm, &kv_norm, &frequencies, &positions};
+    for (size_t i = 0; i < SL_COUNT_OF(all); i++)
+        twin_array_free(twin, all[i]);
+    free(fused_query);
+}
+
+static void latents_are_their_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {0, 1, 3, 16};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
+        for (int32_t compressors = 0; compressors <= 2; compressors++)
+            latents(twin, token_counts[i], compressors);
+}
+
+/* ---- queries ---- */
+
+static void queries(struct twin *twin, int32_t tokens, int32_t heads, int32_t index_heads,
+                    bool round)
+{
+    const struct ops *gpu = twin->gpu;
+    size_t rows = (size_t)tokens;
+    struct twin_array x = floats(twin, rows * (size_t)heads * HEAD, 2, round),
+                      index = floats(twin, rows * (size_t)index_heads * INDEX, 2, round),
+                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
+                      positions = twin_array_make(twin, rows * 4);
+    for (int32_t t = 0; t < tokens; t++)
+        ((int32_t *)positions.host)[t] = 1000 * t + 127;
+    twin_upload(twin, &positions);
+    struct fused_queries_args args = {.heads = {x.device, tokens * heads, HEAD, 1e-6f, round},
+                                      .rope = {x.device, positions.device, frequencies.device,
+                                               tokens, heads, HEAD, ROTARY, false, round},
+                                      .index = {index.device, positions.device, frequencies.device,
+                                                index_heads ? tokens : 0, index_heads, INDEX,
+                                                ROTARY, false, round}};
+    TWIN_CHECK(twin, gpu->fused->queries(twin->gpu_stream, &args), "refused");
+    struct twin_array *arrays[] = {&x, &index};
+    void *fused[2];
+    for (int i = 0; i < 2; i++) {
+        fused[i] = twin_host(arrays[i]->bytes);
+        memcpy(fused[i], twin_download(twin, arrays[i]), arrays[i]->bytes);
+        twin_upload(twin, arrays[i]);
+    }
+    gpu->head_norm(twin->gpu_stream, &args.heads);
+    gpu->rope(twin->gpu_stream, &args.rope);
+    if (index_heads) gpu->rope(twin->gpu_stream, &args.index);
+    for (int i = 0; i < 2; i++) {
+        twin_check_bytes(twin, i ? "index queries" : "queries", fused[i],
+                         twin_download(twin, arrays[i]), arrays[i]->bytes);
+        free(fused[i]);
+        twin_array_free(twin, arrays[i]);
+    }
+    twin_array_free(twin, &frequencies);
+    twin_array_free(twin, &positions);
+}
+
+static void queries_are_their_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {0, 1, 3, 16};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
+        for (int round = 0; round < 2; round++) {
+            queries(twin, token_counts[i], 8, 4, round);
+            queries(twin, token_counts[i], 13, 0, round);
+        }
+}
+
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
@@ -249,6 +464,8 @@ int main(int argc, char **argv)
         {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
         {"linears are their items", linears_are_their_items},
         {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
+        {"latents are their chain", latents_are_their_chain},
+        {"queries are their chain", queries_are_their_chain},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
 }
