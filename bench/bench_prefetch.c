@@ -1,11 +1,15 @@
 /* Paired runs of one model with RAM for a part of its experts: the same tokens with nothing read
  * ahead, with what the table tells, with routers looking ahead, and with a trace being recorded.
  * Every variant has an engine of its own; rounds take them in turn, from another one each time, so
- * that neighbours on the machine hurt all of them. Ratios are to the round's run without. */
+ * that neighbours on the machine hurt all of them. Ratios are to the round's run without.
+ *
+ * With --file each round is kept there as it ends, and the next call goes on from it: a measurement
+ * may be made in several short calls, and one that is cut off loses a round. */
 #include "bench/bench.h"
 
 #include "runtime/engine.h"
 
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -42,6 +46,7 @@ struct prefetch_bench {
     int32_t tokens;
     double token_ms[VARIANTS][BENCH_SAMPLES_MAX], ratios[VARIANTS][BENCH_SAMPLES_MAX];
     double stall_ms[VARIANTS][BENCH_SAMPLES_MAX];
+    int32_t rounds; /* done */
     char trace[64];
 };
 
@@ -135,20 +140,34 @@ static bool run_variant(struct prefetch_bench *bench, size_t v, struct outcome *
     return true;
 }
 
-static void print_variant(struct prefetch_bench *bench, size_t v, const struct outcome *last)
+/* What became of the guesses of this call's runs. */
+static void say_guesses(size_t v, const struct sl_stats *stats)
+{
+    fprintf(stderr,
+            "%-14s hits %.1f%%; table %llu useful %llu late %llu wasted; routers %llu useful %llu "
+            "late %llu wasted; looking ahead %.3f ms a layer\n",
+            variants[v].name,
+            100.0 * (double)stats->expert_hits /
+                (double)(stats->expert_hits + stats->expert_misses),
+            (unsigned long long)stats->table_useful, (unsigned long long)stats->table_late,
+            (unsigned long long)stats->table_wasted, (unsigned long long)stats->router_useful,
+            (unsigned long long)stats->router_late, (unsigned long long)stats->router_wasted,
+            (double)stats->lookahead_ns / 1e6 / fmax(1, (double)stats->lookahead_layers));
+}
+
+static void print_variant(struct prefetch_bench *bench, size_t v)
 {
     const struct bench_options *options = bench->options;
-    const struct sl_stats *stats = &last->stats;
     char name[96];
-    double ratio = bench_percentile(bench->ratios[v], options->rounds, 50);
+    double ratio = bench_percentile(bench->ratios[v], bench->rounds, 50);
     snprintf(name, sizeof name, "%s, %.0f%% in RAM", variants[v].name, 100 * options->share);
     bench_print(options, &(struct bench_line){
                              .bench = "prefetch",
                              .name = name,
                              .unit = "ms/token",
                              .samples = bench->token_ms[v],
-                             .count = options->rounds,
-                             .ceiling = bench_percentile(bench->token_ms[0], options->rounds, 50),
+                             .count = bench->rounds,
+                             .ceiling = bench_percentile(bench->token_ms[0], bench->rounds, 50),
                              .ratio = ratio});
     snprintf(name, sizeof name, "%s, %.0f%% in RAM, waiting", variants[v].name,
              100 * options->share);
@@ -156,17 +175,7 @@ static void print_variant(struct prefetch_bench *bench, size_t v, const struct o
                                               .name = name,
                                               .unit = "ms/token",
                                               .samples = bench->stall_ms[v],
-                                              .count = options->rounds});
-    fprintf(stderr,
-            "%-14s hits %.1f%%; table %llu useful %llu late %llu wasted; routers %llu useful %llu "
-            "late %llu wasted; looking ahead %.2f ms a token\n",
-            variants[v].name,
-            100.0 * (double)stats->expert_hits /
-                (double)(stats->expert_hits + stats->expert_misses),
-            (unsigned long long)stats->table_useful, (unsigned long long)stats->table_late,
-            (unsigned long long)stats->table_wasted, (unsigned long long)stats->router_useful,
-            (unsigned long long)stats->router_late, (unsigned long long)stats->router_wasted,
-            (double)stats->lookahead_ns / 1e6 / (double)(bench->tokens * options->rounds));
+                                              .count = bench->rounds});
 }
 
 static void close_bench(struct prefetch_bench *bench)
@@ -179,33 +188,88 @@ static void close_bench(struct prefetch_bench *bench)
     free(bench);
 }
 
+/* The run that a variant is compared with: a traced one with the same untraced. */
+static size_t base_of(size_t v)
+{
+    return variants[v].trace && variants[v].prefetch == SL_PREFETCH_AUTO ? 2 : 0;
+}
+
+static void add_round(struct prefetch_bench *bench, const double *token_ms, const double *stall_ms)
+{
+    for (size_t v = 0; v < VARIANTS; v++) {
+        bench->token_ms[v][bench->rounds] = token_ms[v];
+        bench->stall_ms[v][bench->rounds] = stall_ms[v];
+        bench->ratios[v][bench->rounds] = token_ms[v] / token_ms[base_of(v)];
+    }
+    bench->rounds++;
+}
+
+/* The rounds of earlier calls; a line that was cut off ends them. */
+static void recall_rounds(struct prefetch_bench *bench, FILE *file)
+{
+    double token_ms[VARIANTS], stall_ms[VARIANTS];
+    while (bench->rounds < bench->options->rounds) {
+        for (size_t v = 0; v < VARIANTS; v++)
+            if (fscanf(file, "%lf %lf", &token_ms[v], &stall_ms[v]) != 2 || token_ms[v] <= 0)
+                return;
+        add_round(bench, token_ms, stall_ms);
+    }
+}
+
+static void keep_round(const struct prefetch_bench *bench, FILE *file)
+{
+    for (size_t v = 0; v < VARIANTS; v++)
+        fprintf(file, "%.4f %.4f%c", bench->token_ms[v][bench->rounds - 1],
+                bench->stall_ms[v][bench->rounds - 1], v == VARIANTS - 1 ? '\n' : ' ');
+    fflush(file);
+}
+
+/* Runs until there are as many rounds as are wanted, the first of a call to warm up. */
+static bool run_rounds(struct prefetch_bench *bench, FILE *kept)
+{
+    struct outcome outcomes[VARIANTS] = {0};
+    bool warm = false;
+    if (bench->rounds < bench->options->rounds && !draw_tokens(bench)) return false;
+    while (bench->rounds < bench->options->rounds) {
+        double token_ms[VARIANTS], stall_ms[VARIANTS];
+        for (size_t i = 0; i < VARIANTS; i++) {
+            size_t v = (i + (size_t)bench->rounds) % VARIANTS;
+            if (!run_variant(bench, v, &outcomes[v])) return false;
+            token_ms[v] = outcomes[v].token_ms;
+            stall_ms[v] = outcomes[v].stall_ms;
+        }
+        if (warm) add_round(bench, token_ms, stall_ms);
+        if (warm && kept) keep_round(bench, kept);
+        warm = true;
+    }
+    for (size_t v = 0; warm && v < VARIANTS; v++)
+        say_guesses(v, &outcomes[v].stats);
+    return true;
+}
+
 int bench_prefetch(const struct bench_options *options)
 {
+    FILE *kept = NULL;
     if (!options->model) {
         fprintf(stderr, "sluice-bench: prefetch needs --model DIR\n");
         return 2;
     }
+    if (options->file && !(kept = fopen(options->file, "a+e"))) {
+        fprintf(stderr, "sluice-bench: cannot keep rounds in %s\n", options->file);
+        return 1;
+    }
     struct prefetch_bench *bench = calloc(1, sizeof *bench);
-    struct outcome outcomes[VARIANTS];
-    if (!bench) return 1;
+    if (!bench) {
+        if (kept) fclose(kept);
+        return 1;
+    }
     bench->options = options;
     snprintf(bench->trace, sizeof bench->trace, "/tmp/sluice-bench-%ld.trace", (long)getpid());
-    bool good = draw_tokens(bench);
-    for (int32_t round = -1; good && round < options->rounds; round++) { /* -1: to warm up */
-        for (size_t i = 0; good && i < VARIANTS; i++) {
-            size_t v = (i + (size_t)(round + 1)) % VARIANTS;
-            good = run_variant(bench, v, &outcomes[v]);
-        }
-        for (size_t v = 0; good && round >= 0 && v < VARIANTS; v++) {
-            bench->token_ms[v][round] = outcomes[v].token_ms;
-            bench->stall_ms[v][round] = outcomes[v].stall_ms;
-            /* A trace is compared with the same run without one. */
-            size_t base = variants[v].trace && variants[v].prefetch == SL_PREFETCH_AUTO ? 2 : 0;
-            bench->ratios[v][round] = outcomes[v].token_ms / outcomes[base].token_ms;
-        }
-    }
+    if (kept) recall_rounds(bench, kept);
+    bool good = run_rounds(bench, kept);
     for (size_t v = 0; good && v < VARIANTS; v++)
-        print_variant(bench, v, &outcomes[v]);
+        print_variant(bench, v);
+    if (kept) good = fclose(kept) == 0 && good;
     close_bench(bench);
     return good ? 0 : 1;
 }

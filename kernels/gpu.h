@@ -81,6 +81,8 @@ struct gpu {
     const struct ops *ops;
     struct stream *stream;
     struct device *device; /* its copy lanes, for the expert store; destroyed with the gpu */
+    char name[96];         /* "NVIDIA H100 80GB HBM3", the same at every start */
+    char pci[16];          /* its address, "0000:65:00.0"; "": on no bus */
 };
 
 /* The first usable device of this machine. SL_ERR_UNSUPPORTED with a sentence when there is none,

@@ -1,8 +1,6 @@
 /* Large page-aligned memory from the system; see the header. */
 #include "offload/arena.h"
 
-#include "offload/topology.h"
-
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -72,10 +70,11 @@ static void name_limit(struct arena *arena, size_t asked, int refused)
              (double)arena->bytes / 1048576.0, (double)asked / 1048576.0, what);
 }
 
-enum sl_status arena_open(size_t bytes, size_t bytes_min, size_t unit, struct arena *out,
+enum sl_status arena_open(size_t bytes, size_t bytes_min, size_t unit,
+                          const struct topology_placement *placement, struct arena *out,
                           struct sl_error *error)
 {
-    char lock_text[96] = "locked", place_text[64];
+    char lock_text[96] = "locked", place_text[128];
     size_t part = (bytes / unit + ARENA_SHRINK_PARTS - 1) / ARENA_SHRINK_PARTS * unit;
     int refused = 0;
     SL_ASSERT(unit > 0 && bytes_min > 0 && bytes_min <= bytes && bytes % unit == 0);
@@ -92,7 +91,7 @@ enum sl_status arena_open(size_t bytes, size_t bytes_min, size_t unit, struct ar
         out->bytes = out->bytes - bytes_min > part ? out->bytes - part : bytes_min;
     }
     if (out->bytes < bytes) name_limit(out, bytes, refused);
-    topology_place_memory(out->memory, out->bytes, place_text, sizeof place_text);
+    topology_place_memory(out->memory, out->bytes, placement, place_text, sizeof place_text);
     out->huge_pages = huge_pages_granted();
     out->locked = lock_on_fault(out, lock_text, sizeof lock_text);
     snprintf(out->text, sizeof out->text, "%s, %s%s%s",

@@ -8,10 +8,11 @@
 #define SLUICE_OFFLOAD_ARENA_H
 
 #include "kernels/base.h"
+#include "offload/topology.h"
 
 /* Largest piece handed to the kernel as one registered buffer. */
 #define ARENA_REGION_BYTES_MAX (1ull << 30)
-#define ARENA_TEXT_BYTES_MAX   192
+#define ARENA_TEXT_BYTES_MAX   256
 
 struct arena {
     uint8_t *memory; /* [bytes] */
@@ -23,9 +24,11 @@ struct arena {
 };
 
 /* `bytes` of zeroed memory, or, where the system gives less, as much as it does in whole `unit`s,
- * `bytes_min` at least. SL_ERR_NO_MEMORY leaves nothing behind. */
+ * `bytes_min` at least, on the nodes that `placement` says (NULL: in turn). SL_ERR_NO_MEMORY leaves
+ * nothing behind. */
 SL_MUST_USE enum sl_status arena_open(size_t bytes, size_t bytes_min, size_t unit,
-                                      struct arena *out, struct sl_error *error);
+                                      const struct topology_placement *placement, struct arena *out,
+                                      struct sl_error *error);
 void arena_close(struct arena *arena); /* all zero is fine */
 
 /* `bytes` (> 0) of zeroed memory on a page boundary, huge pages asked for; NULL when there is none.

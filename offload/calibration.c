@@ -19,6 +19,22 @@
 
 const int32_t calibration_counts[CALIBRATION_COUNTS] = {1, 2, 4, 8, 16, 64};
 
+#define UP   (1u << RATES_UP)
+#define DOWN (1u << RATES_DOWN)
+#define CPU  (1u << RATES_CPU)
+#define DISK (1u << RATES_DISK)
+
+const struct calibration_set calibration_sets[CALIBRATION_SETS] = {
+    {UP | DOWN, "up+down"},
+    {UP | CPU, "up+cpu"},
+    {UP | DISK, "up+disk"},
+    {DOWN | CPU, "down+cpu"},
+    {DOWN | DISK, "down+disk"},
+    {CPU | DISK, "cpu+disk"},
+    {UP | DOWN | CPU | DISK, "up+down+cpu+disk"},
+};
+
+static const char *const spread_names[] = {"in-turn", "near"};
 static const char *const lane_names[RATES_LANES] = {"device", "up", "down", "cpu", "disk"};
 
 /* ---- this machine ------------------------------------------------------------------------- */
@@ -85,8 +101,8 @@ static void name_disk(const char *path, char *out)
     tidy(out);
 }
 
-void calibration_machine_here(const char *path, const char *kernels, int32_t threads,
-                              struct calibration_machine *out)
+void calibration_machine_here(const char *path, const char *device, const char *kernels,
+                              int32_t threads, struct calibration_machine *out)
 {
     struct topology topology;
     char text[CALIBRATION_TEXT_BYTES];
@@ -99,8 +115,40 @@ void calibration_machine_here(const char *path, const char *kernels, int32_t thr
     out->nodes = topology.node_count;
     out->threads = threads;
     snprintf(out->kernels, sizeof out->kernels, "%s", kernels);
+    if (device) snprintf(out->device, sizeof out->device, "%.95s", device);
     name_disk(path, out->disk);
     tidy(out->cpu), tidy(out->kernels), tidy(out->device);
+}
+
+/* ---- rates -------------------------------------------------------------------------------- */
+
+/* What `lane` does while exactly the lanes of `set` run; 0: not measured. */
+static double together(const struct calibration *c, uint32_t set, enum rates_lane lane)
+{
+    for (int i = 0; i < CALIBRATION_SETS; i++)
+        if (calibration_sets[i].lanes == set) return c->together[i][lane];
+    return 0;
+}
+
+static void share(struct rate *rate, double shared)
+{
+    rate->shared_bytes_per_second = shared > 0 ? shared : rate->bytes_per_second;
+}
+
+void calibration_rates(const struct calibration *c, bool with_device, struct rates_profile *out)
+{
+    *out = c->rates;
+    struct rate *lanes = out->lanes;
+    bool device = with_device && lanes[RATES_UP].bytes_per_second > 0;
+    if (!device) lanes[RATES_UP] = lanes[RATES_DOWN] = lanes[RATES_DEVICE] = (struct rate){0};
+    share(&lanes[RATES_UP], device ? together(c, UP | CPU, RATES_UP) : 0);
+    share(&lanes[RATES_DOWN], device ? together(c, UP | DOWN, RATES_DOWN) : 0);
+    share(&lanes[RATES_DISK], together(c, CPU | DISK, RATES_DISK));
+    /* The lane's rate has the hand-over of a layer taken out of it; the shared one keeps the
+     * relation to what was measured alone. */
+    double alone = (double)out->expert_bytes * 1e9 / c->expert_ns[0];
+    double shared = together(c, device ? UP | CPU : CPU | DISK, RATES_CPU);
+    share(&lanes[RATES_CPU], alone > 0 ? lanes[RATES_CPU].bytes_per_second * shared / alone : 0);
 }
 
 /* ---- writing ------------------------------------------------------------------------------ */
@@ -149,6 +197,13 @@ size_t calibration_format(const struct calibration *c, char *text)
                             r->token_ns, r->layer_ns};
         add_numbers(&out, lane_names[lane], values, 5);
     }
+    add_numbers(&out, "up_depths", c->up_bytes_per_second, CALIBRATION_LINK_DEPTHS);
+    add_numbers(&out, "down_depths", c->down_bytes_per_second, CALIBRATION_LINK_DEPTHS);
+    for (int i = 0; i < CALIBRATION_SETS; i++)
+        add_numbers(&out, calibration_sets[i].name, c->together[i], RATES_LANES);
+    double placed[4] = {c->in_turn.cpu, c->in_turn.up, c->near.cpu, c->near.up};
+    add(&out, "spread %s\n", spread_names[c->spread]);
+    add_numbers(&out, "placed", placed, 4);
     add_numbers(&out, "disk_depths", c->rates.disk_bytes_per_second, RATES_DISK_DEPTHS);
     add(&out, "checksum %016" PRIx64 "\n", (uint64_t)XXH3_64bits(text, out.bytes));
     return out.bytes;
@@ -252,6 +307,19 @@ static void read_machine(struct input *in, struct calibration *out)
     out->rates.expert_bytes = read_count(in, "expert", 1, 1ull << 40);
 }
 
+static void read_placement(struct input *in, struct calibration *out)
+{
+    char spread[16];
+    double placed[4] = {0};
+    next_value(in, "spread", spread, sizeof spread);
+    out->spread =
+        strcmp(spread, spread_names[TOPOLOGY_NEAR]) == 0 ? TOPOLOGY_NEAR : TOPOLOGY_IN_TURN;
+    if (strcmp(spread, spread_names[out->spread]) != 0) wrong(in, "no way to spread memory");
+    read_numbers(in, "placed", placed, 4);
+    out->in_turn = (struct calibration_placed){placed[0], placed[1]};
+    out->near = (struct calibration_placed){placed[2], placed[3]};
+}
+
 static void read_rates(struct input *in, struct calibration *out)
 {
     read_numbers(in, "read", &out->memory_bytes_per_second, 1);
@@ -265,6 +333,11 @@ static void read_rates(struct input *in, struct calibration *out)
                                                .token_ns = v[3],
                                                .layer_ns = v[4]};
     }
+    read_numbers(in, "up_depths", out->up_bytes_per_second, CALIBRATION_LINK_DEPTHS);
+    read_numbers(in, "down_depths", out->down_bytes_per_second, CALIBRATION_LINK_DEPTHS);
+    for (int i = 0; i < CALIBRATION_SETS; i++)
+        read_numbers(in, calibration_sets[i].name, out->together[i], RATES_LANES);
+    read_placement(in, out);
     read_numbers(in, "disk_depths", out->rates.disk_bytes_per_second, RATES_DISK_DEPTHS);
 }
 
@@ -323,7 +396,8 @@ enum sl_status calibration_check(const struct calibration *c,
     char then[48], now[48];
     if (strcmp(m->cpu, here->cpu) != 0) return foreign(name, "processor", m->cpu, here->cpu, error);
     if (strcmp(m->disk, here->disk) != 0) return foreign(name, "disk", m->disk, here->disk, error);
-    if (strcmp(m->device, here->device) != 0)
+    bool both = strcmp(m->device, "none") != 0 && strcmp(here->device, "none") != 0;
+    if (both && strcmp(m->device, here->device) != 0)
         return foreign(name, "device", m->device, here->device, error);
     if (strcmp(m->kernels, here->kernels) != 0)
         return foreign(name, "instruction set", m->kernels, here->kernels, error);

@@ -65,7 +65,7 @@ void report_describe_memory(struct expert_store *store)
     if (store_has_device(store))
         snprintf(device, sizeof device, "%d device slots, %s ", (int)store->device.pool.count,
                  store->exclusive ? "exclusive of" : "included in");
-    snprintf(store->memory_text, sizeof store->memory_text, "%s%d slots in RAM: %.120s", device,
+    snprintf(store->memory_text, sizeof store->memory_text, "%s%d slots in RAM: %.240s", device,
              (int)store->host.pool.count, store->arena.text);
 }
 

@@ -54,7 +54,7 @@ static enum sl_status make_host_tier(struct expert_store *store, int32_t slots,
     size_t slot_bytes = store->options.source->slot_bytes;
     int32_t slots_min = max_i32(store->options.slots_min, 1);
     SL_TRY(arena_open((size_t)slots * slot_bytes, (size_t)slots_min * slot_bytes, slot_bytes,
-                      &store->arena, error));
+                      store->options.placement, &store->arena, error));
     if (store->arena.reason[0]) store_notice(store, "%s", store->arena.reason);
     slots = (int32_t)(store->arena.bytes / slot_bytes);
     SL_TRY(make_tier(&store->host, store->arena.memory, slots, store, error));

@@ -92,7 +92,8 @@ struct expert_store_options {
     const bool *pinned_layers; /* [layers]: whose experts give way last; NULL: none. Not kept */
     int32_t prefetch_max;      /* guesses under way at once on a link; 0: depth, below 0: none */
     enum dispatch_rule rule;
-    const struct rates_profile *rates; /* measured; NULL: defaults, corrected in service */
+    const struct rates_profile *rates;          /* measured; NULL: defaults, corrected in service */
+    const struct topology_placement *placement; /* of the RAM; NULL: in turn. Not kept */
     const char
         *profile_path;    /* heat of earlier runs; NULL: none. One that cannot be used is noted */
     uint64_t fingerprint; /* of the model, which the profile must be of */

@@ -130,7 +130,7 @@ struct expert_store {
         *notice_formats[EXPERT_NOTICES_MAX]; /* each kind of notice is kept once, its latest */
     bool warm;                               /* the profile of earlier runs was loaded */
     int32_t notice_count;
-    char memory_text[STORE_NOTICE_BYTES_MAX];
+    char memory_text[384];
 };
 
 static inline bool store_has_device(const struct expert_store *store)

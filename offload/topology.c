@@ -53,11 +53,17 @@ static bool look(const char *description, const char *allowed, struct topology *
     return out->known;
 }
 
+/* Whether hwloc looks at a description that the user has given it instead of at the machine. */
+static bool is_described_by_user(void)
+{
+    return getenv("HWLOC_SYNTHETIC") || getenv("HWLOC_XMLFILE");
+}
+
 /* Without the kernel's description of the processors, as in a bare chroot, hwloc would complain to
  * the user's terminal and know no more than the affinity does. */
 static bool machine_is_described(void)
 {
-    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || getenv("HWLOC_SYNTHETIC");
+    return access("/sys/devices/system/cpu/cpu0/topology", F_OK) == 0 || is_described_by_user();
 }
 
 /* More threads than the quota lets run at once would be stopped in turn, and wait for each other.
@@ -103,6 +109,7 @@ void topology_place(const struct topology *topology, int32_t threads, int32_t *c
 static bool is_one_node(void)
 {
     char line[64] = "";
+    if (is_described_by_user()) return false;
     FILE *file = fopen("/sys/devices/system/node/has_memory", "re");
     if (!file) return true;
     bool one = !fgets(line, sizeof line, file) || !strpbrk(line, ",-");
@@ -110,15 +117,31 @@ static bool is_one_node(void)
     return one;
 }
 
-void topology_place_memory(void *memory, size_t bytes, char *text, size_t text_bytes)
+bool topology_has_near(const char *device)
 {
     struct topology topology;
+    if (!device || !*device || is_one_node()) return false;
+    topology_detect(&topology);
+    return topology.known && topology.node_count > 1 && topology_hwloc_has_near(device);
+}
+
+void topology_place_memory(void *memory, size_t bytes, const struct topology_placement *placement,
+                           char *text, size_t text_bytes)
+{
+    struct topology topology;
+    char list[32];
+    bool near = placement && placement->spread == TOPOLOGY_NEAR && *placement->device;
     text[0] = 0;
     if (is_one_node()) return;
     topology_detect(&topology);
     if (!topology.known || topology.node_count < 2) return;
-    if (topology_hwloc_interleave(memory, bytes))
+    if (near && topology_hwloc_bind(memory, bytes, placement->device, list, sizeof list))
+        snprintf(text, text_bytes, "near the device, on node %s", list);
+    else if (topology_hwloc_interleave(memory, bytes))
         snprintf(text, text_bytes, "on %d nodes in turn", (int)topology.node_count);
     else
         snprintf(text, text_bytes, "on whichever of %d nodes", (int)topology.node_count);
+    size_t length = strlen(text);
+    if (placement && placement->why[0])
+        snprintf(text + length, text_bytes - length, " (%s)", placement->why);
 }

@@ -33,11 +33,31 @@ void topology_detect(struct topology *out);
 void topology_place(const struct topology *topology, int32_t threads, int32_t *cpus,
                     int32_t *nodes);
 
-/* Spreads memory that nobody has touched yet over the NUMA nodes of the CPUs this process may use,
- * page by page in turn: workers on every node read every expert, so each node's memory gives its
- * share of the bandwidth, which measured better elsewhere than all of it on the nearest. Writes
- * what was done as text for the user ("on 2 nodes in turn"); "" where there is one node only. */
-void topology_place_memory(void *memory, size_t bytes, char *text, size_t text_bytes);
+/* On which NUMA nodes experts lie. */
+enum topology_spread {
+    /* Page by page on the nodes of all CPUs this process may use: workers on every node read every
+     * expert, so each node's memory gives its share of the bandwidth. What is done unmeasured. */
+    TOPOLOGY_IN_TURN,
+    TOPOLOGY_NEAR, /* on those nearest to the device, and on others when they are full */
+};
+
+#define TOPOLOGY_PCI_BYTES 16 /* of "0000:65:00.0" */
+#define TOPOLOGY_WHY_BYTES 80
+
+struct topology_placement {
+    enum topology_spread spread;
+    char device[TOPOLOGY_PCI_BYTES]; /* its PCI address; "": none, or on no bus */
+    char why[TOPOLOGY_WHY_BYTES];    /* what was measured of either, for the user; "": nothing */
+};
+
+/* Whether some of several nodes are nearer to the device at this PCI address than the others. */
+bool topology_has_near(const char *device);
+
+/* Places memory that nobody has touched yet; `placement` NULL: in turn. Where nothing is known of
+ * the device, in turn. Writes what was done as text for the user ("on 2 nodes in turn", "near the
+ * device, on node 1"), and why; "" where there is one node only. */
+void topology_place_memory(void *memory, size_t bytes, const struct topology_placement *placement,
+                           char *text, size_t text_bytes);
 
 /* What topology_detect makes of a machine as hwloc describes synthetic ones, such as
  * "node:2 core:4 pu:2", with the CPUs `allowed` ("0-3,8"; NULL: all); false when either cannot be

@@ -91,3 +91,45 @@ bool topology_hwloc_interleave(void *memory, size_t bytes)
     hwloc_topology_destroy(machine);
     return placed;
 }
+
+/* The nodes nearest to a device, and the machine that they are of; NULL when the device is not
+ * found, or as near to all nodes. */
+static hwloc_topology_t open_near(const char *device, hwloc_bitmap_t nodes)
+{
+    hwloc_topology_t machine;
+    if (!nodes || hwloc_topology_init(&machine) != 0) return NULL;
+    if (hwloc_topology_set_io_types_filter(machine, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) == 0 &&
+        hwloc_topology_load(machine) == 0) {
+        hwloc_const_bitmap_t all = hwloc_topology_get_allowed_nodeset(machine);
+        hwloc_obj_t found = hwloc_get_pcidev_by_busidstring(machine, device);
+        hwloc_obj_t place = found ? hwloc_get_non_io_ancestor_obj(machine, found) : NULL;
+        if (place && place->nodeset && hwloc_bitmap_and(nodes, place->nodeset, all) == 0 &&
+            !hwloc_bitmap_iszero(nodes) && !hwloc_bitmap_isequal(nodes, all))
+            return machine;
+    }
+    hwloc_topology_destroy(machine);
+    return NULL;
+}
+
+bool topology_hwloc_has_near(const char *device)
+{
+    hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
+    hwloc_topology_t machine = open_near(device, nodes);
+    if (machine) hwloc_topology_destroy(machine);
+    hwloc_bitmap_free(nodes);
+    return machine != NULL;
+}
+
+bool topology_hwloc_bind(void *memory, size_t bytes, const char *device, char *list,
+                         size_t list_bytes)
+{
+    hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
+    hwloc_topology_t machine = open_near(device, nodes);
+    bool bound =
+        machine && hwloc_set_area_membind(machine, memory, bytes, nodes, HWLOC_MEMBIND_BIND,
+                                          HWLOC_MEMBIND_BYNODESET) == 0;
+    if (bound) hwloc_bitmap_list_snprintf(list, list_bytes, nodes);
+    if (machine) hwloc_topology_destroy(machine);
+    hwloc_bitmap_free(nodes);
+    return bound;
+}

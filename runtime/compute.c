@@ -1,6 +1,8 @@
 /* Choosing kernels and threads; see the header. */
 #include "runtime/compute.h"
 
+#include "offload/device_sim.h"
+
 _Static_assert(TOPOLOGY_CORES_MAX <= COMPUTE_THREADS_MAX, "a thread on each core must be allowed");
 
 /* The instruction set named, or the best one. */
@@ -52,4 +54,27 @@ enum sl_status compute_open_stream(const struct compute *compute, const struct o
     if (status != SL_OK)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "cannot start %d threads", stream.threads);
     return SL_OK;
+}
+
+/* The simulated link where nothing else is asked for: PCIe 4 with sixteen lanes. */
+#define SIM_LINK_BYTES_PER_SECOND 25000000000u
+#define SIM_LATENCY_NS            10000u
+
+uint64_t compute_simulated_link(uint64_t asked, char name[COMPUTE_DEVICE_NAME_BYTES])
+{
+    uint64_t rate = asked ? asked : SIM_LINK_BYTES_PER_SECOND;
+    snprintf(name, COMPUTE_DEVICE_NAME_BYTES, "simulated, %llu bytes/s", (unsigned long long)rate);
+    return rate;
+}
+
+enum sl_status compute_simulate_device(uint64_t memory_bytes, uint64_t link, struct device **out,
+                                       struct sl_error *error)
+{
+    char name[COMPUTE_DEVICE_NAME_BYTES];
+    uint64_t rate = compute_simulated_link(link, name);
+    struct device_sim_options device = {.memory_bytes = memory_bytes,
+                                        .bytes_per_second = {rate, rate},
+                                        .latency_ns = SIM_LATENCY_NS,
+                                        .threads = true};
+    return device_sim_create(&device, out, error);
 }

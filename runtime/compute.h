@@ -1,9 +1,10 @@
-/* Which kernels and which threads compute: for an engine, and for who measures in its place and so
- * must have the same. */
+/* Which kernels and threads compute, and which device is simulated: for an engine, and for who
+ * measures in its place and so must have the same. */
 #ifndef SLUICE_RUNTIME_COMPUTE_H
 #define SLUICE_RUNTIME_COMPUTE_H
 
 #include "kernels/cpu_isa.h"
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "offload/topology.h"
 
@@ -25,5 +26,15 @@ SL_MUST_USE enum sl_status compute_choose(const char *isa, int32_t threads, stru
  * SL_ERR_NO_MEMORY. */
 SL_MUST_USE enum sl_status compute_open_stream(const struct compute *compute, const struct ops *ops,
                                                struct stream **out, struct sl_error *error);
+
+#define COMPUTE_DEVICE_NAME_BYTES 64
+
+/* The rate of a simulated device's link, bytes/s, for one that was asked for (0: the usual), and
+ * the device's name in profiles. */
+uint64_t compute_simulated_link(uint64_t asked, char name[COMPUTE_DEVICE_NAME_BYTES]);
+
+/* Such a device with that much memory, behind a link of that rate (0: the usual) each way. */
+SL_MUST_USE enum sl_status compute_simulate_device(uint64_t memory_bytes, uint64_t link,
+                                                   struct device **out, struct sl_error *error);
 
 #endif

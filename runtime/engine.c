@@ -1,7 +1,6 @@
 /* Opening and closing an engine: model, experts' source, memory plan, store, tokenizer. */
 #include "runtime/engine.h"
 
-#include "offload/device_sim.h"
 #include "offload/trace_writer.h"
 #include "runtime/engine_gpu.h"
 #include "runtime/layer_list.h"
@@ -68,27 +67,13 @@ static enum sl_status make_plan(sl_engine *engine, const struct sl_engine_option
     return SL_OK;
 }
 
-/* The simulated link where nothing else is asked for: PCIe 4 with sixteen lanes. */
-#define ENGINE_SIM_LINK_BYTES_PER_SECOND 25000000000u
-#define ENGINE_SIM_LATENCY_NS            10000u
-
-static uint64_t sim_link_rate(const struct sl_engine_options *options)
-{
-    return options->sim_link_bytes_per_second ? options->sim_link_bytes_per_second
-                                              : ENGINE_SIM_LINK_BYTES_PER_SECOND;
-}
-
 static enum sl_status open_device(sl_engine *engine, const struct sl_engine_options *options,
                                   struct sl_error *error)
 {
-    uint64_t rate = sim_link_rate(options);
-    struct device_sim_options device = {.memory_bytes = options->sim_device_bytes,
-                                        .bytes_per_second = {rate, rate},
-                                        .latency_ns = ENGINE_SIM_LATENCY_NS,
-                                        .threads = true};
     if (engine->gpu) return engine_gpu_fill(engine, options, error);
     if (engine->device || !options->sim_device_bytes) return SL_OK;
-    return device_sim_create(&device, &engine->device, error);
+    return compute_simulate_device(options->sim_device_bytes, options->sim_link_bytes_per_second,
+                                   &engine->device, error);
 }
 
 static enum sl_status choose_policy(const struct sl_engine_options *options,
@@ -115,8 +100,14 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
                                        .threads = engine->compute.threads};
     enum residency_policy policy;
     bool pinned[MODEL_LAYERS_MAX];
+    char simulated[COMPUTE_DEVICE_NAME_BYTES];
     SL_TRY(choose_policy(options, overrides, &policy, error));
-    if (engine->device) subject.link_bytes_per_second = (double)sim_link_rate(options);
+    if (engine->device) {
+        uint64_t link = compute_simulated_link(options->sim_link_bytes_per_second, simulated);
+        subject.link_bytes_per_second = (double)link;
+        subject.device = engine->gpu ? engine->gpu->name : simulated;
+    }
+    if (engine->gpu) subject.pci = engine->gpu->pci;
     SL_TRY(profiles_open(options, &subject, &engine->profiles, error));
     if (options->pinned_layers)
         SL_TRY(layer_list_parse(options->pinned_layers, engine->source.layers, pinned, error));
@@ -129,6 +120,8 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
         .sharing = (enum expert_sharing)options->tiers,
         .rule = overrides->rule,
         .policy = policy,
+        .pinned_layers = options->pinned_layers ? pinned : NULL,
+        .placement = &engine->profiles.placement,
         .rates = engine->profiles.measured ? &engine->profiles.rates : NULL,
         .profile_path = engine->profiles.heat_there ? engine->profiles.heat_path : NULL,
         .fingerprint = engine->profiles.fingerprint,

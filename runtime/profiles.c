@@ -1,8 +1,6 @@
 /* What earlier runs left behind; see the header. */
 #include "runtime/profiles.h"
 
-#include "offload/calibration.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +12,19 @@ static void note(struct profiles *profiles, const char *sentence)
     SL_ASSERT(profiles->notice_count < PROFILES_NOTICES_MAX);
     snprintf(profiles->notices[profiles->notice_count++], SL_ERROR_MESSAGE_BYTES_MAX, "%s",
              sentence);
+}
+
+/* Where RAM is to lie: near a device that is there, if that was measured to be better. */
+static void choose_placement(const struct calibration *found, const char *pci,
+                             struct topology_placement *out)
+{
+    const struct calibration_placed *turn = &found->in_turn, *near = &found->near;
+    *out = (struct topology_placement){.spread = TOPOLOGY_IN_TURN};
+    if (!pci || near->up <= 0) return;
+    out->spread = found->spread;
+    snprintf(out->device, sizeof out->device, "%s", pci);
+    snprintf(out->why, sizeof out->why, "CPU and link at once %.1f GB/s near it, %.1f in turn",
+             (near->cpu + near->up) / 1e9, (turn->cpu + turn->up) / 1e9);
 }
 
 /* The lanes that were not measured, as assumed; the device's only where there is one. */
@@ -33,9 +44,6 @@ static void fill_lanes(struct rates_profile *rates, const struct profiles_subjec
                 memcpy(rates->disk_bytes_per_second, assumed.disk_bytes_per_second,
                        sizeof assumed.disk_bytes_per_second);
         }
-    if (link > 0) return;
-    rates->lanes[RATES_UP] = (struct rate){0};
-    rates->lanes[RATES_DEVICE] = (struct rate){0};
 }
 
 static enum sl_status load_machine(const char *path, const struct profiles_subject *subject,
@@ -44,12 +52,21 @@ static enum sl_status load_machine(const char *path, const struct profiles_subje
     struct calibration found;
     struct calibration_machine here;
     SL_TRY(calibration_load(path, &found, error));
-    calibration_machine_here(subject->source->files[0].path, cpu_isa_name(subject->isa),
-                             subject->threads, &here);
+    calibration_machine_here(subject->source->files[0].path, subject->device,
+                             cpu_isa_name(subject->isa), subject->threads, &here);
     SL_TRY(calibration_check(&found, &here, subject->source->slot_bytes, (int64_t)time(NULL), path,
                              error));
-    out->rates = found.rates;
+    calibration_rates(&found, subject->device != NULL, &out->rates);
+    if (subject->device && out->rates.lanes[RATES_UP].bytes_per_second == 0) {
+        char sentence[SL_ERROR_MESSAGE_BYTES_MAX];
+        snprintf(sentence, sizeof sentence,
+                 "%.300s was measured without this device (%.96s): its lanes are assumed; measure "
+                 "again with 'sluice bench host'",
+                 path, subject->device);
+        note(out, sentence);
+    }
     fill_lanes(&out->rates, subject);
+    choose_placement(&found, subject->pci, &out->placement);
     out->measured = true;
     return SL_OK;
 }

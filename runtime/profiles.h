@@ -5,18 +5,20 @@
 #define SLUICE_RUNTIME_PROFILES_H
 
 #include "kernels/cpu_isa.h"
+#include "offload/calibration.h"
 #include "offload/expert_store.h"
 #include "runtime/model.h"
 #include "runtime/sl.h"
 
-#define PROFILES_NOTICES_MAX 2
+#define PROFILES_NOTICES_MAX 3
 
 struct profiles {
     struct rates_profile rates;
-    bool measured;        /* `rates` holds what this machine was measured to do */
-    char *heat_path;      /* where heat is kept; NULL: nowhere */
-    bool heat_there;      /* there is such a file, to start from */
-    uint64_t fingerprint; /* of the model, where a heat file was named */
+    bool measured;                       /* `rates` holds what this machine was measured to do */
+    struct topology_placement placement; /* of RAM, as was measured to be better */
+    char *heat_path;                     /* where heat is kept; NULL: nowhere */
+    bool heat_there;                     /* there is such a file, to start from */
+    uint64_t fingerprint;                /* of the model, where a heat file was named */
     int32_t notice_count;
     char notices[PROFILES_NOTICES_MAX][SL_ERROR_MESSAGE_BYTES_MAX];
 };
@@ -28,6 +30,7 @@ struct profiles_subject {
     enum cpu_isa isa;
     int32_t threads;
     double link_bytes_per_second; /* assumed of a device that was not measured; 0: no device */
+    const char *device, *pci;     /* its name and address; NULL: none */
 };
 
 /* SL_ERR_ARGUMENT, SL_ERR_FORMAT, SL_ERR_CHECKSUM, SL_ERR_UNSUPPORTED: the machine's profile that

@@ -173,7 +173,7 @@ struct sl_stats {
     int32_t expert_slots, expert_slots_total; /* in RAM; experts in the model */
     uint64_t dense_bytes, session_bytes;      /* mapped weights; of one session */
     char io[160];                             /* how experts are read */
-    char memory[256];                         /* what they are kept in */
+    char memory[384];                         /* what they are kept in */
     /* With a device: its slots; experts asked for by where they were, and by who computed them. */
     int32_t device_slots;
     uint64_t from_disk, from_ram, from_device, on_cpu, on_device;
@@ -302,13 +302,20 @@ struct sl_host_options {
     const char *model_dir; /* its experts' shape and files; NULL: the shape of V4-Flash, no disk */
     const char *file;      /* read instead of the model's experts; NULL: these */
     const char *profile; /* where to keep the figures; NULL: ~/.cache/sluice/machine; "": nowhere */
-    double seconds;      /* of each of about twenty measurements; 0: 0.5 */
+    double seconds;      /* of each of about twenty measurements, forty with a device; 0: 0.5 */
     int32_t threads;     /* 0: one per physical core */
-    const char *cpu_isa; /* as in sl_engine_options */
+    /* As in sl_engine_options. A device's link is measured as well; without one, runs that have one
+     * go by assumed rates. */
+    const char *cpu_isa, *experts_file;
+    enum sl_io io;
+    enum sl_device device;
+    uint64_t sim_device_bytes, sim_link_bytes_per_second;
+    bool buffered_io;
 };
 
-/* Measures memory, experts on the CPU and the disk, alone and together, keeps the figures as this
- * machine's profile, and describes them as text or JSON. `*report` is the caller's to free. */
+/* Measures memory, experts on the CPU, the disk and the link, alone and together, keeps the figures
+ * as this machine's profile, and describes them as text or JSON. `*report` is the caller's to free.
+ */
 SL_API SL_MUST_USE enum sl_status sl_bench_host(const struct sl_host_options *options, bool json,
                                                 char **report, struct sl_error *error);
 

@@ -485,6 +485,8 @@ struct gpu *gpu_sim_create(const struct gpu_sim_options *options)
         .seed = options->seed};
     SL_ASSERT(sim != NULL);
     sim->base.gpu_ops = &sim_gpu_ops;
+    snprintf(sim->base.name, sizeof sim->base.name, "simulated GPU");
+    if (options->pci) snprintf(sim->base.pci, sizeof sim->base.pci, "%s", options->pci);
     sim->base.ops = &sim->ops;
     sim->base.stream = (struct stream *)sim;
     sim->ops = (struct ops)

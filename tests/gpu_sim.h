@@ -12,6 +12,7 @@ struct gpu_sim_options {
     bool no_recording;
     int32_t recordings_failing; /* that many come to nothing in the end */
     uint64_t seed;
+    const char *pci; /* its address on the bus of a machine that the test describes; NULL: none */
 };
 
 struct gpu *gpu_sim_create(const struct gpu_sim_options *options);

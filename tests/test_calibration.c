@@ -26,6 +26,16 @@ static struct calibration make_calibration(void)
     c.rates.lanes[RATES_DISK] = (struct rate){7e9, 6.5e9, 120000, 0, 0};
     for (int i = 0; i < RATES_DISK_DEPTHS; i++)
         c.rates.disk_bytes_per_second[i] = 1e9 / 3 * (i + 1);
+    for (int i = 0; i < CALIBRATION_LINK_DEPTHS; i++) {
+        c.up_bytes_per_second[i] = 1e10 / 3 * (i + 1);
+        c.down_bytes_per_second[i] = 1e10 / 7 * (i + 1);
+    }
+    for (int set = 0; set < CALIBRATION_SETS; set++)
+        for (int lane = 0; lane < RATES_LANES; lane++)
+            c.together[set][lane] = 1e9 / (3 + set) * lane;
+    c.spread = TOPOLOGY_NEAR;
+    c.in_turn = (struct calibration_placed){1e11 / 3, 5e10 / 3};
+    c.near = (struct calibration_placed){1e11 / 7, 5e10 / 7};
     return c;
 }
 
@@ -43,6 +53,14 @@ static void what_was_written_reads_the_same(void **state)
     assert_memory_equal(&c.rates, &found.rates, sizeof c.rates);
     assert_memory_equal(c.expert_ns, found.expert_ns, sizeof c.expert_ns);
     assert_true(c.memory_bytes_per_second == found.memory_bytes_per_second);
+    assert_memory_equal(c.up_bytes_per_second, found.up_bytes_per_second,
+                        sizeof c.up_bytes_per_second);
+    assert_memory_equal(c.down_bytes_per_second, found.down_bytes_per_second,
+                        sizeof c.down_bytes_per_second);
+    assert_memory_equal(c.together, found.together, sizeof c.together);
+    assert_int_equal(c.spread, found.spread);
+    assert_memory_equal(&c.in_turn, &found.in_turn, sizeof c.in_turn);
+    assert_memory_equal(&c.near, &found.near, sizeof c.near);
     test_remove_tree(directory);
     free(path), free(directory);
 }
@@ -99,8 +117,15 @@ static void figures_of_another_machine_or_time_are_refused_with_the_reason(void 
     check_refused(&c, &here, 13369344, NOW_S, "disk");
     here = c.machine, strcpy(here.kernels, "avx512");
     check_refused(&c, &here, 13369344, NOW_S, "instruction set");
+    /* What was measured without the device, or with one that is not used now, holds for the rest.
+     */
     here = c.machine, strcpy(here.device, "A GPU");
-    check_refused(&c, &here, 13369344, NOW_S, "device");
+    assert_int_equal(calibration_check(&c, &here, 13369344, NOW_S, "the.file", &error), SL_OK);
+    strcpy(c.machine.device, "Another GPU");
+    check_refused(&c, &here, 13369344, NOW_S, "device (Another GPU, here A GPU)");
+    strcpy(here.device, "none");
+    assert_int_equal(calibration_check(&c, &here, 13369344, NOW_S, "the.file", &error), SL_OK);
+    strcpy(c.machine.device, "none");
     here = c.machine, here.cores = 8;
     check_refused(&c, &here, 13369344, NOW_S, "8 on 2 nodes");
     here = c.machine, here.threads = 8;
@@ -117,8 +142,8 @@ static void this_machine_is_like_itself(void **state)
     struct sl_error error;
     (void)state;
     memset(&c.machine, 0, sizeof c.machine);
-    calibration_machine_here("/", "portable", 2, &c.machine);
-    calibration_machine_here("/", "portable", 2, &again);
+    calibration_machine_here("/", "A GPU", "portable", 2, &c.machine);
+    calibration_machine_here("/", "A GPU", "portable", 2, &again);
     assert_string_not_equal(c.machine.cpu, "");
     assert_string_not_equal(c.machine.disk, "none");
     assert_true(c.machine.cores > 0 && c.machine.memory_bytes > 0);

@@ -129,8 +129,29 @@ static void bench_host_measures_and_keeps_the_figures(void **state)
     assert_true(json_number_value(json_object_get(disk, "bytes_per_s")) > 0);
     assert_int_equal(json_array_size(json_object_get(report, "disk_bytes_per_s")), 7);
     assert_int_equal(access(profile, R_OK), 0);
+    assert_true(json_is_true(json_object_get(report, "link_assumed")));
     json_decref(report);
     program_outcome_deinit(&o);
+
+    char *packed = test_path(f->directory, "elsewhere.sluice");
+    struct program_outcome pack = RUN(f, "pack", "-m", f->model, "-o", packed, "--quiet");
+    program_check_exit(&pack, 0);
+    program_outcome_deinit(&pack);
+    o = RUN(f, "bench", "host", "-m", f->model, "--experts", packed, "--sim-device", "8M",
+            "--sim-link", "500M", "--seconds", "0.01", "-o", profile, "--json");
+    program_check_exit(&o, 0);
+    report = parse_output(&o);
+    assert_string_equal(json_string_value(json_object_get(report, "file")), packed);
+    assert_true(json_is_false(json_object_get(report, "link_assumed")));
+    double up =
+        json_number_value(json_object_get(json_object_get(report, "up_lane"), "bytes_per_s"));
+    assert_true(up > 0 && up <= 500.0 * 1024 * 1024);
+    assert_int_equal(json_object_size(json_object_get(report, "together")), 7);
+    json_decref(report);
+    program_outcome_deinit(&o);
+    check_failure(RUN(f, "bench", "host", "-m", f->model, "--experts", "/nowhere/x"), 1,
+                  "/nowhere/x");
+    free(packed);
     check_failure(RUN(f, "bench", "rum"), 2, "expected host, found \"rum\"");
     check_failure(RUN(f, "bench", "host", "-m", "/nowhere"), 1, "/nowhere");
     check_failure(RUN(f, "bench", "host", "--file", "/dev/null", "--seconds", "0.01", "-o", "-"), 1,

@@ -404,7 +404,7 @@ static void test_an_arena_smaller_than_asked_serves_with_what_there_is(void **st
     low = before;
     low.rlim_cur = (rlim_t)1 << 30;
     assert_int_equal(setrlimit(RLIMIT_AS, &low), 0);
-    enum sl_status status = arena_open((size_t)2 << 30, 1 << 20, 1 << 20, &arena, &error);
+    enum sl_status status = arena_open((size_t)2 << 30, 1 << 20, 1 << 20, NULL, &arena, &error);
     assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
     assert_int_equal(status, SL_OK);
     assert_true(arena.bytes < (size_t)1 << 30 && arena.bytes >= (size_t)1 << 20);

@@ -98,6 +98,38 @@ static void fewer_threads_than_cores_spread_over_the_nodes(void **state)
     }
 }
 
+/* Memory placed under `placement` on the machine that HWLOC_XMLFILE describes: what was done. */
+static void check_placed(const struct topology_placement *placement, const char *expected)
+{
+    char text[160];
+    uint8_t *memory = aligned_alloc(SL_PAGE_BYTES, SL_PAGE_BYTES);
+    assert_non_null(memory);
+    topology_place_memory(memory, SL_PAGE_BYTES, placement, text, sizeof text);
+    assert_string_equal(text, expected);
+    free(memory);
+}
+
+static void memory_lies_near_a_device_or_in_turn(void **state)
+{
+    struct topology_placement near = {TOPOLOGY_NEAR, "0000:41:00.0", ""};
+    struct topology_placement turn = {TOPOLOGY_IN_TURN, "0000:41:00.0", "9 GB/s, 8 near it"};
+    (void)state;
+    assert_int_equal(setenv("HWLOC_XMLFILE", "tests/machines/two-nodes.xml", 1), 0);
+    assert_true(topology_has_near("0000:41:00.0"));
+    assert_false(topology_has_near("0000:81:00.0")); /* as near to both nodes */
+    assert_false(topology_has_near("0000:99:00.0"));
+    assert_false(topology_has_near(""));
+    assert_false(topology_has_near(NULL));
+    check_placed(NULL, "on 2 nodes in turn");
+    check_placed(&turn, "on 2 nodes in turn (9 GB/s, 8 near it)");
+    check_placed(&near, "near the device, on node 1");
+    strcpy(near.why, "9 GB/s, 8 in turn");
+    check_placed(&near, "near the device, on node 1 (9 GB/s, 8 in turn)");
+    strcpy(near.device, "0000:81:00.0"), near.why[0] = 0;
+    check_placed(&near, "on 2 nodes in turn");
+    assert_int_equal(unsetenv("HWLOC_XMLFILE"), 0);
+}
+
 static void check_this_machine(const struct topology *topology, const cpu_set_t *allowed)
 {
     cpu_set_t seen;
@@ -146,6 +178,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_read_or_leaves_no_core_is_refused),
         cmocka_unit_test(cores_beyond_the_limit_are_left_idle),
         cmocka_unit_test(fewer_threads_than_cores_spread_over_the_nodes),
+        cmocka_unit_test(memory_lies_near_a_device_or_in_turn),
         cmocka_unit_test(this_machine_gives_cpus_that_this_thread_may_use),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

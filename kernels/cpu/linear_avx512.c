@@ -283,7 +283,7 @@ SIMD_INLINE void multiply_rows(const struct linear_rows *args, enum matrix_forma
             default: multiply_few(args, format, &decoder, &span, row, 4, totals); break;
             }
         }
-        linear_float_finish(args, first, count, totals);
+        linear_float_finish(args, first, totals);
     }
 }
 

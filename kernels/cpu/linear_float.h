@@ -99,6 +99,19 @@ struct linear_float_rows {
     int32_t columns;
 };
 
+/* The rows from `first` of the arguments' on. */
+SIMD_INLINE struct linear_float_rows linear_float_take(const struct linear_rows *args,
+                                                       enum matrix_format format, int32_t first)
+{
+    struct linear_float_rows rows = {.columns = args->weight->columns};
+    size_t row_bytes = (size_t)rows.columns * linear_weight_bytes(format);
+    for (int32_t r = 0; r < LINEAR_ROWS; r++) {
+        rows.number[r] = args->row + min_i32(first + r, args->row_count - 1);
+        rows.data[r] = (const uint8_t *)args->weight->data + (size_t)rows.number[r] * row_bytes;
+    }
+    return rows;
+}
+
 /* Where the block's bytes are; a partial block is copied to `tail`. */
 SIMD_INLINE const uint8_t *linear_float_find(enum matrix_format format,
                                              const struct linear_float_rows *rows, int r,
@@ -194,10 +207,11 @@ SIMD_INLINE void linear_float_many(const struct linear_rows *args, enum matrix_f
     }
 }
 
-/* Writes the folded totals of up to four rows. */
-SIMD_INLINE void linear_float_finish(const struct linear_rows *args, int32_t first, int32_t count,
+/* Writes the folded totals of up to four rows, from `first` of the arguments' on. */
+SIMD_INLINE void linear_float_finish(const struct linear_rows *args, int32_t first,
                                      const linear_float_totals *totals)
 {
+    int32_t count = min_i32(LINEAR_ROWS, args->row_count - first);
     for (int32_t t = 0; t < args->tokens; t++) {
         float sums[LINEAR_ROWS];
         const simd_f32 *lanes = totals[t];
@@ -212,14 +226,8 @@ SIMD_INLINE void linear_float_rows_of(const struct linear_rows *args, enum matri
 {
     linear_float_totals totals[LINEAR_TOKENS_MAX + LINEAR_FLOAT_FEW];
     struct linear_span span = {.count = 0};
-    size_t row_bytes = (size_t)args->weight->columns * linear_weight_bytes(format);
     for (int32_t first = 0; first < args->row_count; first += LINEAR_ROWS) {
-        struct linear_float_rows rows = {.columns = args->weight->columns};
-        int32_t count = min_i32(LINEAR_ROWS, args->row_count - first);
-        for (int32_t r = 0; r < LINEAR_ROWS; r++) {
-            rows.number[r] = args->row + first + min_i32(r, count - 1);
-            rows.data[r] = (const uint8_t *)args->weight->data + (size_t)rows.number[r] * row_bytes;
-        }
+        struct linear_float_rows rows = linear_float_take(args, format, first);
         memset(totals, 0, sizeof totals[0] * (size_t)(args->tokens + LINEAR_FLOAT_FEW - 1));
         if (args->tokens == 1)
             linear_float_few(args, format, &rows, &span, 1, totals);
@@ -227,7 +235,7 @@ SIMD_INLINE void linear_float_rows_of(const struct linear_rows *args, enum matri
             linear_float_few(args, format, &rows, &span, 2, totals);
         else
             linear_float_many(args, format, &rows, totals);
-        linear_float_finish(args, first, count, totals);
+        linear_float_finish(args, first, totals);
     }
 }
 

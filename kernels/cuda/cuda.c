@@ -29,6 +29,9 @@ enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
     CUDA_TRY(cudaMemGetInfo(&info->memory_free_bytes, &info->memory_bytes),
              "asking for the GPU's free memory", error);
     snprintf(info->name, sizeof info->name, "%.127s", properties.name);
+    snprintf(info->pci, sizeof info->pci, "%04x:%02x:%02x.0",
+             (unsigned)properties.pciDomainID & 0xffff, (unsigned)properties.pciBusID & 0xff,
+             (unsigned)properties.pciDeviceID & 0xff);
     info->cache_bytes = (size_t)properties.l2CacheSize;
     info->processors = properties.multiProcessorCount;
 #ifdef SL_CUDA_EMULATOR

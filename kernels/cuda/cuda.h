@@ -14,6 +14,7 @@ extern "C" {
 
 struct cuda_device_info {
     char name[128];
+    char pci[16]; /* address, "0000:65:00.0" */
     size_t memory_bytes, memory_free_bytes;
     size_t cache_bytes; /* L2 */
     int32_t arch;       /* 80 for compute capability 8.0 */

@@ -232,6 +232,8 @@ static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
     SL_TRY(gpu_alloc(&gpu->base, GPU_MAPPED, sizeof(uint32_t), &word, error));
     flags_probe(&gpu->flags, gpu->base.stream, word);
     gpu_free(&gpu->base, GPU_MAPPED, word);
+    snprintf(gpu->base.name, sizeof gpu->base.name, "%.95s", info.name);
+    memcpy(gpu->base.pci, info.pci, sizeof gpu->base.pci);
     snprintf(gpu->description, sizeof gpu->description, "%s%s, sm_%d, %.1f of %.1f GiB free%s",
              info.name, info.emulated ? " (not hardware)" : "", (int)info.arch,
              (double)info.memory_free_bytes / 1073741824.0,

@@ -7,9 +7,9 @@
 #define TOKENS_MAX  (1 << 24)
 
 /* In the order of enum sl_io and enum sl_numerics. */
-static const char *const io_names[] = {"auto", "io_uring", "pread", NULL};
+const char *const engine_args_io_names[] = {"auto", "io_uring", "pread", NULL};
 static const char *const isa_names[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
-static const char *const device_names[] = {"auto", "cpu", "gpu", NULL};
+const char *const engine_args_device_names[] = {"auto", "cpu", "gpu", NULL};
 static const char *const tiers_names[] = {"auto", "exclusive", "inclusive", NULL};
 static const char *const prefill_names[] = {"exact", "fast", NULL};
 static const char *const numerics_names[] = {"exact", "f32", NULL};
@@ -29,8 +29,8 @@ const struct option_spec engine_args_specs[] = {
      .help = "directory of the checkpoint"},
     {"ram", 0, OPTION_SIZE, false, FIELD(ram_bytes), .value = "SIZE",
      .help = "memory for experts, such as 512M or 8G (what can be spared)"},
-    {"device", 0, OPTION_CHOICE, false, FIELD(device), .choices = device_names, .value = "KIND",
-     .help = "who computes: cpu, gpu, or auto, a GPU if one is found (auto)"},
+    {"device", 0, OPTION_CHOICE, false, FIELD(device), .choices = engine_args_device_names,
+     .value = "KIND", .help = "who computes: cpu, gpu, or auto, a GPU if one is found (auto)"},
     {"gpu", 0, OPTION_SIZE, false, FIELD(gpu_bytes), .value = "SIZE",
      .help = "most of the GPU's memory that is taken (what is free)"},
     {"sim-device", 0, OPTION_SIZE, false, FIELD(sim_device_bytes), .value = "SIZE",
@@ -51,7 +51,7 @@ const struct option_spec engine_args_specs[] = {
      .help = "instruction set of the kernels: auto, portable, avx2, avx512 or amx (auto)"},
     {"prefill", 0, OPTION_CHOICE, false, FIELD(prefill), .choices = prefill_names, .value = "KIND",
      .help = "exact, or fast: long prompts through OpenBLAS where that is faster (exact)"},
-    {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = io_names, .value = "WAY",
+    {"io", 0, OPTION_CHOICE, false, FIELD(io), .choices = engine_args_io_names, .value = "WAY",
      .help = "how experts are read: auto, io_uring or pread (auto)"},
     {"prefetch", 0, OPTION_CHOICE, false, FIELD(prefetch), .choices = prefetch_names,
      .value = "KIND",
@@ -73,6 +73,11 @@ const struct option_spec engine_args_specs[] = {
     {0},
 };
 
+enum sl_device engine_args_device(int32_t choice)
+{
+    return choice == 1 ? SL_DEVICE_CPU : choice == 2 ? SL_DEVICE_GPU : SL_DEVICE_AUTO;
+}
+
 struct sl_engine_options engine_args_options(const struct engine_args *args,
                                              struct progress *progress)
 {
@@ -81,9 +86,7 @@ struct sl_engine_options engine_args_options(const struct engine_args *args,
     options.experts_file = args->experts;
     if (args->experts && strcmp(args->experts, "unpacked") == 0) options.experts_file = "";
     options.ram_bytes = args->ram_bytes;
-    options.device = args->device == 1   ? SL_DEVICE_CPU
-                     : args->device == 2 ? SL_DEVICE_GPU
-                                         : SL_DEVICE_AUTO;
+    options.device = engine_args_device(args->device);
     options.gpu_bytes = args->gpu_bytes;
     options.sim_device_bytes = args->sim_device_bytes;
     options.sim_link_bytes_per_second = args->sim_link;

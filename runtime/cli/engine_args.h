@@ -28,6 +28,11 @@ struct engine_args {
     bool buffered_io;
 };
 
+/* The words of --io and --device, NULL-terminated, and what the latter mean. */
+extern const char *const engine_args_io_names[];
+extern const char *const engine_args_device_names[];
+enum sl_device engine_args_device(int32_t choice);
+
 /* Over struct engine_args. */
 extern const struct option_spec engine_args_specs[];
 

@@ -12,3 +12,16 @@ bool topology_hwloc_interleave(void *memory, size_t bytes)
     (void)memory, (void)bytes;
     return false;
 }
+
+bool topology_hwloc_has_near(const char *device)
+{
+    (void)device;
+    return false;
+}
+
+bool topology_hwloc_bind(void *memory, size_t bytes, const char *device, char *list,
+                         size_t list_bytes)
+{
+    (void)memory, (void)bytes, (void)device, (void)list, (void)list_bytes;
+    return false;
+}
