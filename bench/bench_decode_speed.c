@@ -27,8 +27,8 @@
 #define EXPERT_RATIO    0.80
 #define ATTENTION_RATIO 0.60
 #define LAUNCH_SHARE    0.10
-/* Or, instead of that share, what a pass is recorded as today: launches in a layer with a plain
- * window, and more of them with compressors of either ratio, and the gap before each on an H100. */
+/* Or, instead of that share, what a pass is recorded as today: launches in a layer, more of them
+ * with an indexer, before and after the layers, and the gap before each on an H100. */
 #define LAUNCHES_LAYER 25
 #define LAUNCHES_CSA   4
 #define LAUNCHES_HEAD  9

@@ -54,7 +54,7 @@ __device__ __forceinline__ void store_row(const struct latents &work, int t, flo
 }
 
 /* Grid: tokens, tokens, blocks of each compressor. */
-static __global__ void __launch_bounds__(THREADS) latents_kernel(const struct latents work)
+static __global__ void __launch_bounds__(THREADS, 2) latents_kernel(const struct latents work)
 {
     __shared__ float sums[WARPS_MAX];
     launch_chain();
@@ -65,10 +65,12 @@ static __global__ void __launch_bounds__(THREADS) latents_kernel(const struct la
         norm_row(work.args.query, row, row, sums);
     } else if (block < 2 * tokens) {
         store_row(work, block - tokens, sums);
-    } else if (block < 2 * tokens + work.blocks[0]) {
-        compress_block(work.compress[0], block - 2 * tokens, work.blocks[0], 0, 1);
     } else {
-        compress_block(work.compress[1], block - 2 * tokens - work.blocks[0], work.blocks[1], 0, 1);
+        /* One place that calls: two would not fit into the registers. */
+        bool is_first = block < 2 * tokens + work.blocks[0];
+        const struct compress compress = is_first ? work.compress[0] : work.compress[1];
+        compress_block(compress, block - 2 * tokens - (is_first ? 0 : work.blocks[0]),
+                       is_first ? work.blocks[0] : work.blocks[1], 0, 1);
     }
 }
 

@@ -35,7 +35,7 @@ static __global__ void __launch_bounds__(THREADS)
     SL_SHARED(struct rotation, rotations);
     launch_chain();
     bool is_index = (int32_t)blockIdx.x >= blocks;
-    const struct rope_args &rope = is_index ? args.index : args.rope;
+    const struct rope_args rope = is_index ? args.index : args.rope;
     int32_t t = (int32_t)blockIdx.y;
     int32_t head = ((int32_t)blockIdx.x - (is_index ? blocks : 0)) * HEADS +
                    (int32_t)threadIdx.x / HEAD_NORM_LANES;
