@@ -29,6 +29,8 @@ uint8_t *gpu_bench_fresh(struct gpu_bench *bench, size_t bytes);
 /* Device memory holding a copy of `host` (zeros if NULL), freed at the end of the program; NULL and
  * a failure counted when there is none. */
 void *gpu_bench_put(struct gpu_bench *bench, const void *host, size_t bytes);
+/* Copies `bytes` of `host` (zeros if NULL) to device memory; a failure is counted. */
+bool gpu_bench_send(struct gpu_bench *bench, void *target, const void *host, size_t bytes);
 
 /* Launches an op once; `repeat` counts from 0 within a sample. */
 typedef void gpu_bench_launch(struct gpu_bench *bench, void *context, int32_t repeat);
@@ -51,6 +53,7 @@ double gpu_bench_print(const struct gpu_bench *bench, const char *name, const ch
 /* The cases. */
 void gpu_bench_experts(struct gpu_bench *bench);
 void gpu_bench_attention(struct gpu_bench *bench);
+void gpu_bench_prefill(struct gpu_bench *bench);
 void gpu_bench_linear(struct gpu_bench *bench);
 void gpu_bench_layers(struct gpu_bench *bench);
 void gpu_bench_copies(struct gpu_bench *bench);
