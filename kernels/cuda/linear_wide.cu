@@ -84,6 +84,7 @@ template <bool FP8, bool QUANTISE>
 static __global__ void __launch_bounds__(THREADS)
     linear_wide_input_kernel(const float *x, uint16_t *out, int64_t blocks)
 {
+    launch_chain();
     int64_t block = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / WARP_LANES;
     if (block >= blocks) return;
     int64_t at = block * LINEAR_COLUMNS + threadIdx.x % WARP_LANES * 4;
@@ -291,6 +292,7 @@ template <class Format, class Shape>
 static __global__ void __launch_bounds__(THREADS, Shape::BLOCKS)
     linear_wide_kernel(struct linear_args args, struct wide_plan plan)
 {
+    launch_chain();
     SL_SHARED(uint8_t, stages);
     const int bytes = wide_stage<Format, Shape>::BYTES;
     struct wide_tile tile = tile_of<Shape>(plan);
