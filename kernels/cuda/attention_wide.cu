@@ -277,6 +277,7 @@ __device__ __forceinline__ void write_sums(const struct attention_args &args,
 static __global__ void __launch_bounds__(THREADS, 1)
     attention_wide_kernel(struct attention_args args)
 {
+    launch_chain();
     SL_SHARED(struct wide_shared, shared);
     int t = (int)blockIdx.x;
     int head_first = (int)blockIdx.y * HEADS;

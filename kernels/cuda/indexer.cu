@@ -20,6 +20,7 @@
  * take rows in turn, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_any_kernel(struct indexer_work work)
 {
+    launch_chain();
     const struct indexer_args &args = work.args;
     int t = (int)blockIdx.y;
     int lane = (int)threadIdx.x % WARP_LANES;

@@ -89,6 +89,7 @@ __device__ __forceinline__ void pack_lanes(const float x[LANE_VALUES], uint16_t 
 /* Packed queries, a warp for a head. Grid (padded heads / WARPS, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_pack_kernel(struct indexer_work work)
 {
+    launch_chain();
     static_assert(LANE_VALUES == 4, "a lane reads and writes its channels at once");
     const struct indexer_args &args = work.args;
     int t = (int)blockIdx.y;
@@ -126,6 +127,7 @@ static __global__ void __launch_bounds__(THREADS) indexer_pack_kernel(struct ind
 /* Queries of any format, a block for a head. Grid (padded heads, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_query_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ float x[OPS_HEAD_DIM_MAX];
     __shared__ float scales[OPS_HEAD_DIM_MAX / LOWP_FP4_BLOCK];
     const struct indexer_args &args = work.args;

@@ -13,6 +13,7 @@ static_assert(RING_BYTES % 128 == 0, "rings of a block lie side by side");
 /* Grid (blocks that take tiles in turn, tokens). */
 static __global__ void __launch_bounds__(THREADS, 2) indexer_score_kernel(struct indexer_work work)
 {
+    launch_chain();
     SL_SHARED(uint8_t, shared);
     const struct indexer_args &args = work.args;
     int t = (int)blockIdx.y;

@@ -81,6 +81,7 @@ __device__ __forceinline__ uint32_t find_prefix(const struct indexer_work &work,
  * tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_narrow_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ uint32_t parts[WARPS];
     __shared__ struct cut found;
     int t = (int)blockIdx.y;
@@ -102,6 +103,7 @@ static __global__ void __launch_bounds__(THREADS) indexer_narrow_kernel(struct i
  * (blocks, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_count_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ uint32_t counts[INDEXER_COUNTS];
     __shared__ uint32_t parts[WARPS];
     __shared__ struct cut found;
@@ -173,6 +175,7 @@ __device__ __forceinline__ struct before add_counts(const struct indexer_work &w
 /* Grid (blocks, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_select_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ uint32_t sums[INDEXER_COUNTS];
     __shared__ uint32_t parts[WARPS];
     __shared__ struct cut found;

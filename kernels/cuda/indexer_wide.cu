@@ -222,6 +222,7 @@ __device__ __forceinline__ void fetch_tile(const uint8_t *keys, int tile, int ro
 template <int TOKENS>
 static __global__ void __launch_bounds__(THREADS, 1) indexer_wide_kernel(struct indexer_work work)
 {
+    launch_chain();
     SL_SHARED(struct wide_shared<TOKENS>, shared);
     const struct indexer_args &args = work.args;
     int warp = (int)threadIdx.x / WARP_LANES;

@@ -132,6 +132,7 @@ template <enum matrix_format FORMAT, int TOKENS>
 static __global__ void __launch_bounds__(THREADS)
     linear_float_kernel(struct linear_args args, struct float_plan plan)
 {
+    launch_chain();
     __shared__ float warp_sums[WARPS][ROWS * TOKENS];
     int32_t tile = (int32_t)blockIdx.x;
     int32_t group = tile / plan.group_tiles;
@@ -173,6 +174,7 @@ static __global__ void __launch_bounds__(THREADS)
 static __global__ void __launch_bounds__(THREADS)
     quantise_kernel(const float *x, float *out, int32_t columns, int32_t pieces)
 {
+    launch_chain();
     int32_t lane = (int32_t)threadIdx.x % WARP_LANES;
     int32_t blocks = (columns + LOWP_FP8_BLOCK - 1) / LOWP_FP8_BLOCK;
     int64_t warp = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / WARP_LANES;
