@@ -42,7 +42,8 @@ void gpu_bench_dense(struct gpu_bench *bench)
     float *out = gpu_bench_put(bench, NULL, tokens_max * 32768 * sizeof *out);
     for (size_t s = 0; s < (bench->tiny ? 1 : SL_COUNT_OF(shapes)); s++)
         for (size_t t = 0; t < (bench->tiny ? 1 : SL_COUNT_OF(token_counts)); t++) {
-            size_t elements = (size_t)shapes[s].rows * (size_t)shapes[s].columns;
+            int32_t rows = bench->tiny ? 16 : shapes[s].rows;
+            size_t elements = (size_t)rows * (size_t)shapes[s].columns;
             bool fp8 = shapes[s].format == MATRIX_FP8;
             size_t element = fp8 ? 1 : shapes[s].format == MATRIX_BF16 ? 2 : 4;
             struct dense_case test = {.weight_bytes = elements * element};
@@ -50,9 +51,9 @@ void gpu_bench_dense(struct gpu_bench *bench)
             if (bench->failures > 0) return;
             test.args = (struct linear_args){
                 .x = x,
-                .weight = {.scale = gpu_bench_fresh(bench, elements / 16384),
+                .weight = {.scale = gpu_bench_fresh(bench, elements / 128),
                            .format = shapes[s].format,
-                           .rows = shapes[s].rows,
+                           .rows = rows,
                            .columns = shapes[s].columns},
                 .out = out,
                 .tokens = token_counts[t],
@@ -63,8 +64,7 @@ void gpu_bench_dense(struct gpu_bench *bench)
             };
             double tokens = token_counts[t];
             double columns = (double)shapes[s].groups * shapes[s].columns;
-            double bytes =
-                (double)test.weight_bytes + 4.0 * tokens * (columns + (double)shapes[s].rows);
+            double bytes = (double)test.weight_bytes + 4.0 * tokens * (columns + (double)rows);
             snprintf(name, sizeof name, "%s, chunk of %d", shapes[s].name, (int)token_counts[t]);
             gpu_bench_measure_bound(bench, name, 2.0 * tokens * (double)elements, bytes,
                                     launch_linear, &test);

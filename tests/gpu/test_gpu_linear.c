@@ -170,7 +170,7 @@ static void many_tokens_are_close(struct twin *twin)
         {MATRIX_FP8, 4096, 1024, 4096, 1, true, false, true},
         {MATRIX_FP8, 4096, 512, 8192, 1, true, true, true},
         {MATRIX_BF16, 4096, 256, 4096, 1, false, false, true},
-        {MATRIX_F32, 600, 24, 4096, 1, false, false, true},
+        {MATRIX_F32, 600, 12, 2052, 1, false, false, true},
     };
     for (size_t i = 0; i < SL_COUNT_OF(shapes); i++) {
         struct product p = shapes[i];
