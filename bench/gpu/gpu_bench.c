@@ -191,6 +191,7 @@ static const struct {
     {"linear", gpu_bench_linear},       {"experts", gpu_bench_experts},
     {"layers", gpu_bench_layers},       {"copies", gpu_bench_copies},
     {"attention", gpu_bench_attention}, {"prefill", gpu_bench_prefill},
+    {"dense", gpu_bench_dense},
 };
 
 /* Those of that name, or all. */
@@ -219,7 +220,7 @@ int main(int argc, char **argv)
     if (argc > 3 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX || (part && !is_part(part))) {
         fprintf(stderr,
                 "usage: sluice-bench-gpu [ROUNDS [PART]]   (1 to %d; linear, experts, "
-                "layers, copies or attention)\n",
+                "layers, copies, attention, prefill or dense)\n",
                 GPU_BENCH_SAMPLES_MAX);
         return 2;
     }

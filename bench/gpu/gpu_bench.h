@@ -43,6 +43,13 @@ bool gpu_bench_sample(struct gpu_bench *bench, gpu_bench_launch *launch, void *c
 void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
                        gpu_bench_launch *launch, void *context);
 
+/* The same for a chunk of a prompt, in the unit of what binds it: TFLOP/s of `operations` beside
+ * what bench/prefill.md assumes of the device's bf16 products, or GB/s of `bytes`. */
+void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                             double bytes, gpu_bench_launch *launch, void *context);
+/* Device memory of numbers from -1 to 1, as gpu_bench_put. */
+float *gpu_bench_put_floats(struct gpu_bench *bench, size_t count);
+
 uint64_t gpu_bench_now_ns(void);
 
 /* Prints the line of a case and returns its value, the median of bench->rounds samples, which are
@@ -54,6 +61,7 @@ double gpu_bench_print(const struct gpu_bench *bench, const char *name, const ch
 void gpu_bench_experts(struct gpu_bench *bench);
 void gpu_bench_attention(struct gpu_bench *bench);
 void gpu_bench_prefill(struct gpu_bench *bench);
+void gpu_bench_dense(struct gpu_bench *bench);
 void gpu_bench_linear(struct gpu_bench *bench);
 void gpu_bench_layers(struct gpu_bench *bench);
 void gpu_bench_copies(struct gpu_bench *bench);

@@ -48,9 +48,8 @@ static void launch_indexer(struct gpu_bench *bench, void *context, int32_t repea
     bench->gpu->ops->indexer(bench->gpu->stream, &test->args);
 }
 
-/* Prints a case in the unit of what binds it. */
-static void measure(struct gpu_bench *bench, const char *name, double operations, double bytes,
-                    gpu_bench_launch *launch, void *context)
+void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                             double bytes, gpu_bench_launch *launch, void *context)
 {
     struct cuda_device_info info;
     struct sl_error error;
@@ -134,7 +133,7 @@ static void measure_attention(struct gpu_bench *bench, const struct chunk *chunk
     double bytes = 8.0 * query_floats + (double)test.rows_bytes;
     snprintf(name, sizeof name, "attention ratio %d, chunk of %d at %d", (int)ratio, (int)tokens,
              (int)context_tokens);
-    measure(bench, name, operations, bytes, launch_attention, &test);
+    gpu_bench_measure_bound(bench, name, operations, bytes, launch_attention, &test);
 }
 
 static void measure_indexer(struct gpu_bench *bench, const struct chunk *chunk, int32_t tokens,
@@ -165,11 +164,11 @@ static void measure_indexer(struct gpu_bench *bench, const struct chunk *chunk, 
     double operations = 2.0 * (double)candidates * (double)(chunk->heads * width);
     double bytes = 8.0 * query_floats + (double)test.rows_bytes; /* queries are rounded in place */
     snprintf(name, sizeof name, "indexer, chunk of %d at %d", (int)tokens, (int)context_tokens);
-    measure(bench, name, operations, bytes, launch_indexer, &test);
+    gpu_bench_measure_bound(bench, name, operations, bytes, launch_indexer, &test);
 }
 
 /* Device floats between -1 and 1, the same ones again after SEED_BYTES. */
-static float *put_floats(struct gpu_bench *bench, size_t count)
+float *gpu_bench_put_floats(struct gpu_bench *bench, size_t count)
 {
     float *seed = malloc(SEED_BYTES);
     size_t bytes = count * sizeof *seed;
@@ -195,11 +194,11 @@ void gpu_bench_prefill(struct gpu_bench *bench)
     size_t tokens = bench->tiny ? 17 : TOKENS_MAX;
     struct chunk chunk = {.heads = bench->tiny ? 4 : HEADS, .window = bench->tiny ? 16 : WINDOW};
     size_t heads = (size_t)chunk.heads;
-    chunk.queries = put_floats(bench, tokens * heads * 512);
+    chunk.queries = gpu_bench_put_floats(bench, tokens * heads * 512);
     chunk.out = gpu_bench_put(bench, NULL, tokens * heads * 512 * sizeof *chunk.out);
-    chunk.weights = put_floats(bench, tokens * heads);
+    chunk.weights = gpu_bench_put_floats(bench, tokens * heads);
     chunk.scores = gpu_bench_put(bench, NULL, (1 << 16) * sizeof *chunk.scores);
-    chunk.sink = put_floats(bench, heads);
+    chunk.sink = gpu_bench_put_floats(bench, heads);
     chunk.positions = gpu_bench_put(bench, NULL, tokens * sizeof *chunk.positions);
     chunk.selected = gpu_bench_put(bench, NULL, tokens * TOP * sizeof *chunk.selected);
     for (size_t c = 0; c < (bench->tiny ? 1 : SL_COUNT_OF(contexts)); c++)

@@ -33,7 +33,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
 
 static bool takes(const struct linear_args *args)
 {
-    if (args->groups != 1 || args->tokens > TILE_TOKENS || !tiles_fit(args)) return false;
+    if (args->groups != 1 || args->tokens > TILE_TOKENS || !linear_tiles_fit(args)) return false;
     if (args->weight.format == MATRIX_FP8) return args->quantise_input;
     return args->weight.format == MATRIX_BF16 && args->bf16_input && !args->quantise_input;
 }

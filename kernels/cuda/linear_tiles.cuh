@@ -18,9 +18,9 @@
 
 #define TILE_WARPS   8
 #define TILE_THREADS (TILE_WARPS * WARP_LANES)
-#define TILE_ROWS    8
-#define TILE_COLUMNS 128
-#define TILE_TOKENS  16
+#define TILE_ROWS    LINEAR_TILE_ROWS
+#define TILE_COLUMNS LINEAR_COLUMNS
+#define TILE_TOKENS  LINEAR_TOKENS_FEW
 
 /* How one launch is cut. */
 struct tile_plan {
@@ -344,19 +344,6 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
 {
     multiply_tiles<Format>(args, plan,
                            {(int32_t)blockIdx.x, (int32_t)gridDim.x, (int32_t)blockIdx.y});
-}
-
-static inline bool aligned_16(const void *address)
-{
-    return reinterpret_cast<uintptr_t>(address) % 16 == 0;
-}
-
-/* Whether tiles fit: whole blocks and tiles, vectors on their boundaries. */
-static inline bool tiles_fit(const struct linear_args *args)
-{
-    return args->weight.columns % TILE_COLUMNS == 0 &&
-           args->weight.rows / args->groups % TILE_ROWS == 0 && aligned_16(args->weight.data) &&
-           aligned_16(args->x);
 }
 
 /* The plan but for its tokens. Warps enough for two blocks on every processor, from one tile if it
