@@ -176,7 +176,6 @@ __device__ __forceinline__ bool weigh_group(struct wide_shared *shared, int coun
 {
     int row = (int)threadIdx.x % 4 * 4;
     int place = (int)threadIdx.x / 4;
-    uint16_t *weights = shared->weights[place] + row;
     float scores[4][4];
     float max = head->max;
 #pragma unroll
@@ -202,7 +201,8 @@ __device__ __forceinline__ bool weigh_group(struct wide_shared *shared, int coun
             weight += w[k];
         }
         uint2 packed = {pack_bf16(w[0], w[1]), pack_bf16(w[2], w[3])};
-        *reinterpret_cast<uint2 *>(weights + 16 * i) = packed;
+        uint16_t *weights = shared->weights[place] + row + 16 * i;
+        *reinterpret_cast<uint2 *>(weights) = packed;
     }
     head->max = max;
     head->weight = head->weight * correction + weight;
@@ -232,7 +232,7 @@ __device__ __forceinline__ void sum_group(const struct wide_shared *shared, floa
     int channel = (int)threadIdx.x / WARP_LANES * CHANNELS;
     const uint16_t *weight = &shared->weights[lane % 16][lane / 16 * 8];
     const uint16_t *value = &shared->rows[lane % 16][channel + lane / 16 * 8];
-#pragma unroll
+#pragma unroll 2 /* all four turns together would spill a word on sm_90a */
     for (int k = 0; k < GROUP; k += 16) {
         uint32_t a[4][4];
 #pragma unroll
