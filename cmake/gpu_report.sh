@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Registers, shared memory, stack and spills of every GPU kernel, as ptxas reports them for one
 # architecture. Called by ./run gpu-report. Fails when a kernel spills to local memory, unless its
-# file gives the reason on a line with the word "Spills:".
+# file gives the reason on a line with the word "Spills:"; and when a chained kernel (launch.cuh) writes
+# before launch_await, reads there without saying so ("Before launch_await:"), or never calls it.
 set -euo pipefail
 arch=${1:-90a}
 work=build/gpu-report
@@ -9,9 +10,10 @@ rm -rf "$work"
 mkdir -p "$work"
 
 compile() {
-    nvcc -std=c++17 -O3 --fmad=false -I. -Xcompiler -Wno-missing-field-initializers \
-        -gencode "arch=compute_$2,code=sm_$2" -Xptxas -v -cubin -o "$3/$(basename "$1" .cu).cubin" "$1" \
-        >"$3/$(basename "$1" .cu).txt" 2>&1 || { cat "$3/$(basename "$1" .cu).txt" >&2; exit 1; }
+    local name=$3/$(basename "$1" .cu)
+    { nvcc -std=c++17 -O3 --fmad=false -I. -Xcompiler -Wno-missing-field-initializers \
+        -arch="compute_$2" -ptx -o "$name.ptx" "$1" &&
+        ptxas -v -arch="sm_$2" -o "$name.cubin" "$name.ptx"; } >"$name.txt" 2>&1 || { cat "$name.txt" >&2; exit 1; }
 }
 export -f compile
 printf '%s\n' kernels/cuda/*.cu | xargs -P "$(nproc)" -I{} bash -c 'compile {} '"$arch $work"
@@ -42,4 +44,25 @@ while read -r file; do
     grep -q 'Spills:' "kernels/cuda/$file" || { echo "$file: spills without a reason" >&2; unexplained=1; }
 done < <(awk '$5 + $6 > 0 { print $1 }' "$work/kernels" | sort -u)
 echo "$(wc -l <"$work/kernels") kernels, $(awk '$5 + $6 > 0' "$work/kernels" | wc -l) with spills"
+
+# What a kernel does to memory before it waits for the one before it.
+for ptx in "$work"/*.ptx; do
+    awk -v file="$(basename "$ptx" .ptx).cu" '
+        /[.]entry/ { match($0, /[A-Za-z0-9_$]+[(]/); name = substr($0, RSTART, RLENGTH - 1); waiting = 1 }
+        waiting && /griddepcontrol[.]wait/ { waiting = 0 }
+        waiting && /^[ \t]*(@!?%p[0-9]+[ \t]+)?(st|atom|red|cp)[.]/ && !/[. ]st[.](shared|local)|st[.]shared|st[.]local/ { print file, "writes", name }
+        waiting && /^[ \t]*(@!?%p[0-9]+[ \t]+)?ld[.]/ && !/ld[.](param|shared|local|const)/ { print file, "reads", name }
+        /^}/ && waiting { print file, "never-comes", name; waiting = 0 }' "$ptx"
+done | c++filt | sort | uniq -c >"$work/early"
+if [ "${arch%%[a-z]*}" -ge 90 ]; then
+    while read -r count file what name; do
+        sources=("kernels/cuda/$file" $(sed -n 's/^#include "\(kernels.cuda[^"]*\)".*/\1/p' "kernels/cuda/$file"))
+        if [ "$what" = reads ] && grep -q 'Before launch_await:' "${sources[@]}"; then
+            echo "$file: $count loads before launch_await in $name"
+        else
+            echo "$file: before launch_await it $what, $count times: $name" >&2
+            unexplained=1
+        fi
+    done <"$work/early"
+fi
 exit "$unexplained"

@@ -317,8 +317,11 @@ struct stream_options {
     const int32_t *nodes; /* [threads] NUMA node of each, below threads; NULL: all on one */
 };
 
+struct fused_ops; /* kernels/fused.h */
+
 struct ops {
-    const char *name; /* "cpu" */
+    const char *name;              /* "cpu" */
+    const struct fused_ops *fused; /* chains of ops in fewer launches; NULL: none */
     enum sl_status (*stream_create)(const struct stream_options *options, struct stream **out);
     void (*stream_destroy)(struct stream *stream);
     /* Waits for all work submitted; the first device fault since the last call. */

@@ -1,91 +1,118 @@
-/* Attention of one layer; see the header. The order of steps is that of the model's definition, so
- * that the two can be read side by side. */
+/* Attention of one layer; see the header. Products of the input come first and together; the rest
+ * is in the order of the model's definition, so that the two can be read side by side. */
 #include "runtime/attention_layer.h"
+
+#include "kernels/fused.h"
 
 #include <math.h>
 
 /* out = x W^T for the chunk, input quantised and result rounded as the arguments say. */
-static void project(struct forward *forward, int32_t tokens, const float *x,
-                    const struct matrix *weight, float *out, bool quantise, bool round)
+static struct linear_args product(const struct forward *forward, int32_t tokens, const float *x,
+                                  const struct matrix *weight, float *out, bool quantise,
+                                  bool round)
 {
-    struct linear_args args = {.x = x,
-                               .weight = *weight,
-                               .out = out,
-                               .tokens = tokens,
-                               .groups = 1,
-                               .quantise_input = quantise && forward->round,
-                               .round = round && forward->round,
-                               .bf16_input = forward->round};
-    forward->ops->linear(forward->stream, &args);
+    return (struct linear_args){.x = x,
+                                .weight = *weight,
+                                .out = out,
+                                .tokens = tokens,
+                                .groups = 1,
+                                .quantise_input = quantise && forward->round,
+                                .round = round && forward->round,
+                                .bf16_input = forward->round};
 }
 
-static void rotate(struct forward *forward, const struct layer_weights *layer, int32_t tokens,
-                   int32_t heads, int32_t width, float *x, bool inverse)
+static struct rope_args rope_of(const struct forward *forward, const struct layer_weights *layer,
+                                int32_t tokens, int32_t heads, int32_t width, float *x)
 {
-    struct rope_args args = {.x = x,
-                             .positions = forward->workspace->positions,
-                             .frequencies = layer->frequencies,
-                             .tokens = tokens,
-                             .heads = heads,
-                             .width = width,
-                             .rotary = forward->model->config.rotary,
-                             .inverse = inverse,
-                             .round = forward->round};
-    forward->ops->rope(forward->stream, &args);
+    return (struct rope_args){.x = x,
+                              .positions = forward->workspace->positions,
+                              .frequencies = layer->frequencies,
+                              .tokens = tokens,
+                              .heads = heads,
+                              .width = width,
+                              .rotary = forward->model->config.rotary,
+                              .round = forward->round};
 }
 
-static void norm_rows(struct forward *forward, int32_t rows, int32_t width, float *x,
-                      const uint16_t *weight)
+/* Of rows in place. */
+static struct norm_args norm_of(const struct forward *forward, int32_t rows, int32_t width,
+                                float *x, const uint16_t *weight)
 {
-    struct norm_args args = {.x = x,
-                             .weight = weight,
-                             .out = x,
-                             .rows = rows,
-                             .width = width,
-                             .epsilon = forward->model->config.norm_epsilon,
-                             .round = forward->round};
-    forward->ops->norm(forward->stream, &args);
+    return (struct norm_args){.x = x,
+                              .weight = weight,
+                              .out = x,
+                              .rows = rows,
+                              .width = width,
+                              .epsilon = forward->model->config.norm_epsilon,
+                              .round = forward->round};
 }
 
-/* Query rank vector and rotated queries, into the workspace. */
-static void make_queries(struct forward *forward, const struct layer_weights *layer, int32_t tokens,
-                         const float *x)
+/* Everything that is a product of x alone. */
+static void make_products(struct forward *forward, const struct layer_weights *layer,
+                          int32_t tokens, const float *x)
+{
+    const struct attention_weights *attn = &layer->attn;
+    struct workspace *ws = forward->workspace;
+    struct linear_args of_x[7];
+    int32_t count = 0;
+    of_x[count++] = product(forward, tokens, x, &attn->query_down, ws->query_rank, true, true);
+    of_x[count++] = product(forward, tokens, x, &attn->kv, ws->kv, true, true);
+    if (layer->ratio) {
+        const struct compressor_weights *rows = &attn->compressor;
+        of_x[count++] = product(forward, tokens, x, &rows->keys, ws->compress_keys, false, false);
+        of_x[count++] = product(forward, tokens, x, &rows->gates, ws->compress_gates, false, false);
+    }
+    if (layer->ratio == 4) {
+        const struct indexer_weights *indexer = &attn->indexer;
+        const struct compressor_weights *keys = &indexer->compressor;
+        of_x[count++] = product(forward, tokens, x, &keys->keys, ws->index_keys, false, false);
+        of_x[count++] = product(forward, tokens, x, &keys->gates, ws->index_gates, false, false);
+        of_x[count++] =
+            product(forward, tokens, x, &indexer->weights, ws->index_weights, false, true);
+    }
+    forward_linears(forward, of_x, count);
+}
+
+/* The products of the query rank vector: queries, and the indexer's. */
+static void make_queries(struct forward *forward, const struct layer_weights *layer, int32_t tokens)
+{
+    struct workspace *ws = forward->workspace;
+    struct linear_args items[2];
+    int32_t count = 0;
+    items[count++] =
+        product(forward, tokens, ws->query_rank, &layer->attn.query_up, ws->queries, true, true);
+    if (layer->ratio == 4)
+        items[count++] = product(forward, tokens, ws->query_rank, &layer->attn.indexer.queries,
+                                 ws->index_queries, true, true);
+    forward_linears(forward, items, count);
+}
+
+/* Queries normed and rotated, the indexer's rotated. */
+static void finish_queries(struct forward *forward, const struct layer_weights *layer,
+                           int32_t tokens)
 {
     const struct model_config *config = &forward->model->config;
+    const struct ops *ops = forward->ops;
     struct workspace *ws = forward->workspace;
-    project(forward, tokens, x, &layer->attn.query_down, ws->query_rank, true, true);
-    norm_rows(forward, tokens, config->query_rank, ws->query_rank, layer->attn.query_norm);
-    project(forward, tokens, ws->query_rank, &layer->attn.query_up, ws->queries, true, true);
-    struct head_norm_args head = {.x = ws->queries,
-                                  .rows = tokens * config->heads,
-                                  .width = config->head_dim,
-                                  .epsilon = config->norm_epsilon,
-                                  .round = forward->round};
-    forward->ops->head_norm(forward->stream, &head);
-    rotate(forward, layer, tokens, config->heads, config->head_dim, ws->queries, false);
+    struct fused_queries_args args = {
+        .heads = {.x = ws->queries,
+                  .rows = tokens * config->heads,
+                  .width = config->head_dim,
+                  .epsilon = config->norm_epsilon,
+                  .round = forward->round},
+        .rope = rope_of(forward, layer, tokens, config->heads, config->head_dim, ws->queries)};
+    if (layer->ratio == 4)
+        args.index = rope_of(forward, layer, tokens, config->index_heads, config->index_dim,
+                             ws->index_queries);
+    if (ops->fused && ops->fused->queries(forward->stream, &args)) return;
+    ops->head_norm(forward->stream, &args.heads);
+    ops->rope(forward->stream, &args.rope);
+    if (layer->ratio == 4) ops->rope(forward->stream, &args.index);
 }
 
-/* The chunk's key/value rows, into the window ring. */
-static void store_window_rows(struct forward *forward, const struct forward_chunk *chunk,
-                              int32_t idx, const float *x)
-{
-    const struct model_config *config = &forward->model->config;
-    const struct layer_weights *layer = &forward->weights->layers[idx];
-    struct workspace *ws = forward->workspace;
-    project(forward, chunk->tokens, x, &layer->attn.kv, ws->kv, true, true);
-    norm_rows(forward, chunk->tokens, config->head_dim, ws->kv, layer->attn.kv_norm);
-    rotate(forward, layer, chunk->tokens, 1, config->head_dim, ws->kv, false);
-    struct kv_store_args store = {.x = ws->kv,
-                                  .positions = ws->positions,
-                                  .rows = chunk->cache->layers[idx].window_rows,
-                                  .format = chunk->cache->row_format,
-                                  .tokens = chunk->tokens,
-                                  .capacity = chunk->cache->window_capacity};
-    forward->ops->kv_store(forward->stream, &store);
-}
-
-/* Where a compressor's state and rows are. */
+/* What a compressor has made of the chunk, and where its state and rows are. */
 struct compressor_state {
+    const float *keys, *gates;
     float *state;
     uint8_t *rows;
     struct row_format format;
@@ -93,71 +120,103 @@ struct compressor_state {
     bool hadamard;
 };
 
-static void compress(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                     const struct compressor_weights *weights, const struct compressor_state *into,
-                     const float *x)
+static struct kv_compress_args compress_of(const struct forward *forward,
+                                           const struct forward_chunk *chunk, int32_t idx,
+                                           const struct compressor_weights *weights,
+                                           const struct compressor_state *into)
 {
     const struct layer_weights *layer = &forward->weights->layers[idx];
-    struct workspace *ws = forward->workspace;
-    project(forward, chunk->tokens, x, &weights->keys, ws->compress_keys, false, false);
-    project(forward, chunk->tokens, x, &weights->gates, ws->compress_gates, false, false);
-    struct kv_compress_args args = {.keys = ws->compress_keys,
-                                    .gates = ws->compress_gates,
-                                    .ape = weights->ape,
-                                    .norm = weights->norm,
-                                    .frequencies = layer->frequencies,
-                                    .state = into->state,
-                                    .rows = into->rows,
-                                    .format = into->format,
-                                    .positions = ws->positions,
-                                    .tokens = chunk->tokens,
-                                    .ratio = layer->ratio,
-                                    .width = into->width,
-                                    .rows_max = chunk->cache->layers[idx].rows_max,
-                                    .state_capacity = into->capacity,
-                                    .epsilon = forward->model->config.norm_epsilon,
-                                    .overlap = layer->ratio == 4,
-                                    .hadamard = into->hadamard,
-                                    .round = forward->round};
-    forward->ops->kv_compress(forward->stream, &args);
+    const struct workspace *ws = forward->workspace;
+    return (struct kv_compress_args){.keys = into->keys,
+                                     .gates = into->gates,
+                                     .ape = weights->ape,
+                                     .norm = weights->norm,
+                                     .frequencies = layer->frequencies,
+                                     .state = into->state,
+                                     .rows = into->rows,
+                                     .format = into->format,
+                                     .positions = ws->positions,
+                                     .tokens = chunk->tokens,
+                                     .ratio = layer->ratio,
+                                     .width = into->width,
+                                     .rows_max = chunk->cache->layers[idx].rows_max,
+                                     .state_capacity = into->capacity,
+                                     .epsilon = forward->model->config.norm_epsilon,
+                                     .overlap = layer->ratio == 4,
+                                     .hadamard = into->hadamard,
+                                     .round = forward->round};
 }
 
-/* Appends the groups that this chunk completes, to the attention's rows and the indexer's keys. */
-static void append_compressed(struct forward *forward, const struct forward_chunk *chunk,
-                              int32_t idx, const float *x)
+/* What folds this chunk into compressed rows, the attention's and the indexer's; how many there
+ * are.
+ */
+static int32_t list_compressors(const struct forward *forward, const struct forward_chunk *chunk,
+                                int32_t idx, struct kv_compress_args *out)
 {
+    const struct workspace *ws = forward->workspace;
     const struct attention_weights *weights = &forward->weights->layers[idx].attn;
     const struct kv_layer *kv = &chunk->cache->layers[idx];
-    struct compressor_state rows = {.state = kv->state,
+    struct compressor_state rows = {.keys = ws->compress_keys,
+                                    .gates = ws->compress_gates,
+                                    .state = kv->state,
                                     .rows = kv->rows,
                                     .format = chunk->cache->row_format,
                                     .width = forward->model->config.head_dim,
                                     .capacity = kv->state_capacity};
-    compress(forward, chunk, idx, &weights->compressor, &rows, x);
-    if (kv->ratio != 4) return;
-    struct compressor_state keys = {.state = kv->index_state,
+    struct compressor_state keys = {.keys = ws->index_keys,
+                                    .gates = ws->index_gates,
+                                    .state = kv->index_state,
                                     .rows = kv->index_rows,
                                     .format = chunk->cache->key_format,
                                     .width = forward->model->config.index_dim,
                                     .capacity = kv->index_state_capacity,
                                     .hadamard = true};
-    compress(forward, chunk, idx, &weights->indexer.compressor, &keys, x);
+    int32_t count = 0;
+    if (kv->ratio) out[count++] = compress_of(forward, chunk, idx, &weights->compressor, &rows);
+    if (kv->ratio == 4)
+        out[count++] = compress_of(forward, chunk, idx, &weights->indexer.compressor, &keys);
+    return count;
+}
+
+/* Norms the query rank vectors, and appends the chunk's key/value rows to the window ring and the
+ * groups that it completes to the compressed rows. */
+static void append_rows(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
+{
+    const struct model_config *config = &forward->model->config;
+    const struct layer_weights *layer = &forward->weights->layers[idx];
+    const struct ops *ops = forward->ops;
+    struct workspace *ws = forward->workspace;
+    struct kv_compress_args compress[2];
+    struct fused_latents_args args = {
+        .query = norm_of(forward, chunk->tokens, config->query_rank, ws->query_rank,
+                         layer->attn.query_norm),
+        .kv = norm_of(forward, chunk->tokens, config->head_dim, ws->kv, layer->attn.kv_norm),
+        .store = {.x = ws->kv,
+                  .positions = ws->positions,
+                  .rows = chunk->cache->layers[idx].window_rows,
+                  .format = chunk->cache->row_format,
+                  .tokens = chunk->tokens,
+                  .capacity = chunk->cache->window_capacity},
+        .frequencies = layer->frequencies,
+        .compress = compress,
+        .compress_count = list_compressors(forward, chunk, idx, compress)};
+    if (ops->fused && ops->fused->latents(forward->stream, &args)) return;
+    struct rope_args rope = rope_of(forward, layer, chunk->tokens, 1, config->head_dim, ws->kv);
+    ops->norm(forward->stream, &args.query);
+    ops->norm(forward->stream, &args.kv);
+    ops->rope(forward->stream, &rope);
+    ops->kv_store(forward->stream, &args.store);
+    for (int32_t i = 0; i < args.compress_count; i++)
+        ops->kv_compress(forward->stream, &compress[i]);
 }
 
 /* Chooses compressed rows for every token of the chunk, into workspace->selected. */
-static void select_rows(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                        const float *x)
+static void select_rows(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
 {
     const struct model_config *config = &forward->model->config;
     const struct layer_weights *layer = &forward->weights->layers[idx];
     const struct kv_layer *kv = &chunk->cache->layers[idx];
     struct workspace *ws = forward->workspace;
-    project(forward, chunk->tokens, ws->query_rank, &layer->attn.indexer.queries, ws->index_queries,
-            true, true);
-    rotate(forward, layer, chunk->tokens, config->index_heads, config->index_dim, ws->index_queries,
-           false);
-    project(forward, chunk->tokens, x, &layer->attn.indexer.weights, ws->index_weights, false,
-            true);
     struct indexer_args args = {.queries = ws->index_queries,
                                 .weights = ws->index_weights,
                                 .rows = kv->index_rows,
@@ -199,7 +258,10 @@ static void attend(struct forward *forward, const struct forward_chunk *chunk, i
                                   .scale = 1.0f / sqrtf((float)config->head_dim),
                                   .round = forward->round};
     forward->ops->attention(forward->stream, &args);
-    rotate(forward, layer, chunk->tokens, config->heads, config->head_dim, ws->heads_out, true);
+    struct rope_args back =
+        rope_of(forward, layer, chunk->tokens, config->heads, config->head_dim, ws->heads_out);
+    back.inverse = true;
+    forward->ops->rope(forward->stream, &back);
 }
 
 void attention_layer_forward(struct forward *forward, const struct forward_chunk *chunk,
@@ -211,10 +273,11 @@ void attention_layer_forward(struct forward *forward, const struct forward_chunk
     SL_ASSERT(chunk->tokens > 0 && chunk->tokens <= ws->chunk_tokens);
     SL_ASSERT(chunk->cache->layers[idx].ratio == layer->ratio);
 
-    make_queries(forward, layer, chunk->tokens, x);
-    store_window_rows(forward, chunk, idx, x);
-    if (layer->ratio) append_compressed(forward, chunk, idx, x);
-    if (layer->ratio == 4) select_rows(forward, chunk, idx, x);
+    make_products(forward, layer, chunk->tokens, x);
+    append_rows(forward, chunk, idx);
+    make_queries(forward, layer, chunk->tokens);
+    finish_queries(forward, layer, chunk->tokens);
+    if (layer->ratio == 4) select_rows(forward, chunk, idx);
     attend(forward, chunk, idx);
 
     struct linear_args down = {.x = ws->heads_out,
@@ -225,5 +288,7 @@ void attention_layer_forward(struct forward *forward, const struct forward_chunk
                                .round = forward->round,
                                .bf16_input = forward->round};
     forward->ops->linear(forward->stream, &down);
-    project(forward, chunk->tokens, ws->output_rank, &layer->attn.output_up, out, true, true);
+    struct linear_args up =
+        product(forward, chunk->tokens, ws->output_rank, &layer->attn.output_up, out, true, true);
+    forward->ops->linear(forward->stream, &up);
 }

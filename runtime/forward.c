@@ -1,6 +1,7 @@
 /* The layer loop, the head and the MTP block; see the header. */
 #include "runtime/forward.h"
 
+#include "kernels/fused.h"
 #include "runtime/attention_layer.h"
 #include "runtime/gpu_pass.h"
 #include "runtime/lookahead.h"
@@ -72,44 +73,87 @@ static void mix_streams(struct forward *forward, int32_t tokens, const struct hy
     forward->ops->linear(forward->stream, &args);
 }
 
-/* Reads the streams into workspace->x; post and comb stay in the workspace for write_streams. */
-static void read_streams(struct forward *forward, int32_t tokens, const struct hyper_weights *hyper,
-                         const float *streams)
+static struct hyper_pre_args pre_args(const struct forward *forward, int32_t tokens,
+                                      const struct hyper_weights *hyper, const float *streams)
 {
     const struct model_config *config = &forward->model->config;
+    const struct workspace *ws = forward->workspace;
+    return (struct hyper_pre_args){.streams = streams,
+                                   .mix = ws->mix,
+                                   .scale = hyper->scale,
+                                   .base = hyper->base,
+                                   .x = ws->x,
+                                   .post = ws->post,
+                                   .comb = ws->comb,
+                                   .tokens = tokens,
+                                   .streams_count = config->streams,
+                                   .hidden = config->hidden,
+                                   .iterations = config->sinkhorn_iterations,
+                                   .norm_epsilon = config->norm_epsilon,
+                                   .epsilon = config->hyper_epsilon,
+                                   .round = forward->round};
+}
+
+static struct hyper_post_args post_args(const struct forward *forward, int32_t tokens,
+                                        float *streams)
+{
+    const struct model_config *config = &forward->model->config;
+    const struct workspace *ws = forward->workspace;
+    return (struct hyper_post_args){.x = ws->y,
+                                    .post = ws->post,
+                                    .comb = ws->comb,
+                                    .streams = streams,
+                                    .tokens = tokens,
+                                    .streams_count = config->streams,
+                                    .hidden = config->hidden,
+                                    .round = forward->round};
+}
+
+/* Reads the streams into workspace->x and norms it; post and comb stay in the workspace for
+ * write_streams. */
+static void read_streams(struct forward *forward, int32_t tokens, const struct hyper_weights *hyper,
+                         const uint16_t *norm, const float *streams)
+{
     struct workspace *ws = forward->workspace;
     mix_streams(forward, tokens, hyper, streams);
-    struct hyper_pre_args args = {.streams = streams,
-                                  .mix = ws->mix,
-                                  .scale = hyper->scale,
-                                  .base = hyper->base,
-                                  .x = ws->x,
-                                  .post = ws->post,
-                                  .comb = ws->comb,
-                                  .tokens = tokens,
-                                  .streams_count = config->streams,
-                                  .hidden = config->hidden,
-                                  .iterations = config->sinkhorn_iterations,
-                                  .norm_epsilon = config->norm_epsilon,
-                                  .epsilon = config->hyper_epsilon,
-                                  .round = forward->round};
+    struct hyper_pre_args args = pre_args(forward, tokens, hyper, streams);
     forward->ops->hyper_pre(forward->stream, &args);
+    apply_norm(forward, tokens, norm, ws->x, ws->x);
 }
 
 /* Adds workspace->y to the streams. */
 static void write_streams(struct forward *forward, int32_t tokens, float *streams)
 {
-    const struct model_config *config = &forward->model->config;
-    struct workspace *ws = forward->workspace;
-    struct hyper_post_args args = {.x = ws->y,
-                                   .post = ws->post,
-                                   .comb = ws->comb,
-                                   .streams = streams,
-                                   .tokens = tokens,
-                                   .streams_count = config->streams,
-                                   .hidden = config->hidden,
-                                   .round = forward->round};
+    struct hyper_post_args args = post_args(forward, tokens, streams);
     forward->ops->hyper_post(forward->stream, &args);
+}
+
+/* write_streams and read_streams in one, with the experts' rows on their way into workspace->y if
+ * `with_experts`. False, and nothing is done: the processor cannot. */
+static bool turn_streams(struct forward *forward, int32_t tokens, const struct hyper_weights *next,
+                         const uint16_t *norm, float *streams, bool with_experts)
+{
+    const struct fused_ops *fused = forward->ops->fused;
+    const struct workspace *ws = forward->workspace;
+    if (!fused) return false;
+    struct fused_turn_args args = {.post = post_args(forward, tokens, streams),
+                                   .pre = pre_args(forward, tokens, next, streams),
+                                   .fn = next->fn.data,
+                                   .norm = norm,
+                                   .routed = with_experts ? ws->routed : NULL,
+                                   .host_routed = ws->host_routed,
+                                   .gather = ws->gather,
+                                   .top = forward->model->config.experts_per_token};
+    return fused->turn(forward->stream, &args);
+}
+
+void forward_linears(struct forward *forward, const struct linear_args *items, int32_t count)
+{
+    const struct fused_ops *fused = forward->ops->fused;
+    SL_ASSERT(count >= 1 && count <= FUSED_LINEARS_MAX);
+    if (fused && fused->linears(forward->stream, items, count)) return;
+    for (int32_t i = 0; i < count; i++)
+        forward->ops->linear(forward->stream, &items[i]);
 }
 
 /* What a block does before its experts: workspace->x is what they read. */
@@ -120,13 +164,14 @@ static void launch_attention(struct forward *forward, const struct forward_chunk
     struct workspace *ws = forward->workspace;
     SL_ASSERT(idx >= 0 && idx < chunk->cache->layer_count);
 
-    read_streams(forward, chunk->tokens, &layer->hyper_attn, streams);
-    apply_norm(forward, chunk->tokens, layer->attn_norm, ws->x, ws->x);
+    if (!forward->input_ready)
+        read_streams(forward, chunk->tokens, &layer->hyper_attn, layer->attn_norm, streams);
+    forward->input_ready = false;
     attention_layer_forward(forward, chunk, idx, ws->x, ws->y);
+    if (turn_streams(forward, chunk->tokens, &layer->hyper_ffn, layer->ffn_norm, streams, false))
+        return;
     write_streams(forward, chunk->tokens, streams);
-
-    read_streams(forward, chunk->tokens, &layer->hyper_ffn, streams);
-    apply_norm(forward, chunk->tokens, layer->ffn_norm, ws->x, ws->x);
+    read_streams(forward, chunk->tokens, &layer->hyper_ffn, layer->ffn_norm, streams);
 }
 
 enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
@@ -144,8 +189,14 @@ enum sl_status forward_block(struct forward *forward, const struct forward_chunk
 void forward_launch_block(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
 {
     struct workspace *ws = forward->workspace;
+    const struct layer_weights *next = &forward->weights->layers[idx + 1];
     launch_attention(forward, chunk, idx, ws->streams);
     moe_handshake_launch(forward, chunk, idx, ws->x, ws->y);
+    forward->input_ready =
+        idx + 1 < forward->model->config.layers &&
+        turn_streams(forward, chunk->tokens, &next->hyper_attn, next->attn_norm, ws->streams, true);
+    if (forward->input_ready) return;
+    moe_handshake_combine(forward, chunk->tokens, ws->y);
     write_streams(forward, chunk->tokens, ws->streams);
 }
 
@@ -188,6 +239,7 @@ static void embed(struct forward *forward, const int32_t *ids, int32_t tokens, i
 void forward_launch_begin(struct forward *forward, const struct forward_chunk *chunk)
 {
     struct workspace *ws = forward->workspace;
+    forward->input_ready = false;
     launch_stage(forward, chunk);
     embed(forward, chunk->gpu_ids, chunk->tokens, forward->model->config.streams, ws->streams);
 }

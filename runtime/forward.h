@@ -53,6 +53,7 @@ struct forward {
     int64_t token_clock;   /* tokens of all sessions before this pass */
     int32_t experts_total; /* of all layers of the store */
     uint64_t layer_ns;     /* the clock at the start of the layer under way */
+    bool input_ready;      /* of the next layer, in workspace->x: the layer before has read it */
 
     bool (*on_layer)(void *context, int32_t layer); /* after each but the last; false cancels */
     void *layer_context;
@@ -97,6 +98,10 @@ SL_MUST_USE enum sl_status forward_head(struct forward *forward, int32_t first, 
  * streams. */
 SL_MUST_USE enum sl_status forward_mtp(struct forward *forward, const struct forward_chunk *chunk,
                                        const int32_t *next_ids, int32_t rows, float *out);
+
+/* linear for each of `count` items, which have the same tokens and one group: together where the
+ * processor can. */
+void forward_linears(struct forward *forward, const struct linear_args *items, int32_t count);
 
 /* Waits for the device; a fault of it is kept in forward->fault. */
 SL_MUST_USE enum sl_status forward_sync(struct forward *forward);

@@ -5,7 +5,7 @@
 
 /* A pass of some size is launched plainly before it is recorded: some sizes come once. */
 #define PASSES_BEFORE_RECORDING 1
-#define RECORDING_TRIES         2
+#define RECORDING_TRIES         3 /* a device gives up something after each that failed */
 
 void gpu_pass_forget(struct gpu_pass_recordings *recordings, struct gpu *gpu)
 {

@@ -149,13 +149,19 @@ void moe_handshake_launch(struct forward *forward, const struct forward_chunk *c
         {ws->tasks + pairs_max, ws->host_tasks + pairs_max, table_bytes}};
     gpu->gpu_ops->take(gpu, flag_of(forward, MEETING_LATE, idx), 1, late, SL_COUNT_OF(late));
     launch_table(forward, chunk->tokens, pairs_max, x);
+}
+
+void moe_handshake_combine(struct forward *forward, int32_t tokens, float *out)
+{
+    const struct model_config *config = &forward->model->config;
+    struct workspace *ws = forward->workspace;
     struct gather_rows_args gather = {.source = ws->host_routed,
                                       .rows = ws->gather,
                                       .out = ws->routed,
-                                      .count = pairs,
+                                      .count = tokens * config->experts_per_token,
                                       .width = config->hidden};
     forward->ops->gather_rows(forward->stream, &gather);
-    moe_launch_combine(forward, chunk->tokens, out);
+    moe_launch_combine(forward, tokens, out);
 }
 
 /* ---- the host's side ---- */

@@ -27,9 +27,12 @@ bool moe_handshake_fits(struct forward *forward, int32_t tokens);
 
 /* A new pass: the GPU is idle, or at least past every flag of the one before. */
 void moe_handshake_begin(struct forward *forward);
-/* The GPU's side of layer `idx`, from x [T, D] to out [T, D]. */
+/* The GPU's side of layer `idx` on x [T, D]: the shared expert's result to out [T, D], routed ones
+ * to the workspace. */
 void moe_handshake_launch(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                           const float *x, float *out);
+/* Adds the routed experts' results to out, those that the host computed too. */
+void moe_handshake_combine(struct forward *forward, int32_t tokens, float *out);
 /* The host's side, in the order of the layers. SL_ERR_IO, SL_ERR_CHECKSUM: an expert could not be
  * read, or the GPU has a fault; then moe_handshake_abandon follows. */
 SL_MUST_USE enum sl_status moe_handshake_serve(struct forward *forward,

@@ -64,10 +64,10 @@ void moe_launch_shared(struct forward *forward, int32_t idx, int32_t tokens, con
                                  .groups = 1,
                                  .quantise_input = forward->round,
                                  .round = forward->round};
-    forward->ops->linear(forward->stream, &linear);
-    linear.weight = layer->shared_up;
-    linear.out = ws->shared_up;
-    forward->ops->linear(forward->stream, &linear);
+    struct linear_args both[] = {linear, linear};
+    both[1].weight = layer->shared_up;
+    both[1].out = ws->shared_up;
+    forward_linears(forward, both, SL_COUNT_OF(both));
     struct swiglu_args swiglu = {.gate = ws->shared_gate,
                                  .up = ws->shared_up,
                                  .out = ws->shared_gate,

@@ -14,7 +14,7 @@ struct field {
 
 /* Fields in the order of the struct; returns how many. Counts are bounded by model_config, so the
  * products of three of them fit in 64 bits. */
-#define WORKSPACE_FIELDS_MAX 48
+#define WORKSPACE_FIELDS_MAX 56
 
 static uint64_t logits_rows(uint64_t tokens)
 {
@@ -28,7 +28,6 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
     uint64_t top = (uint64_t)c->experts_per_token, width = (uint64_t)c->expert_width;
     uint64_t heads = (uint64_t)c->heads * (uint64_t)c->head_dim;
     uint64_t index = (uint64_t)c->index_heads * (uint64_t)c->index_dim;
-    uint64_t halves = 2 * (uint64_t)max_i32(c->head_dim, c->index_dim);
     uint64_t twins = with_gpu ? tokens : 0;
     int32_t n = 0;
 #define FIELD(name, count_)                                                                        \
@@ -51,8 +50,10 @@ static int32_t list_fields(const struct model_config *c, uint64_t tokens, uint64
     FIELD(kv, tokens * (uint64_t)c->head_dim);
     FIELD(heads_out, tokens * heads);
     FIELD(output_rank, tokens * (uint64_t)c->output_groups * (uint64_t)c->output_rank);
-    FIELD(compress_keys, tokens * halves);
-    FIELD(compress_gates, tokens * halves);
+    FIELD(compress_keys, tokens * 2 * (uint64_t)c->head_dim);
+    FIELD(compress_gates, tokens * 2 * (uint64_t)c->head_dim);
+    FIELD(index_keys, tokens * 2 * (uint64_t)c->index_dim);
+    FIELD(index_gates, tokens * 2 * (uint64_t)c->index_dim);
     FIELD(index_queries, tokens * index);
     FIELD(index_weights, tokens * (uint64_t)c->index_heads);
     FIELD(index_scores, context / 4 + 1);

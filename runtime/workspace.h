@@ -30,8 +30,10 @@ struct workspace {
     float *kv;            /* [T, dh] */
     float *heads_out;     /* [T, H, dh] */
     float *output_rank;   /* [T, G * R] */
-    float *compress_keys; /* [T, 2 * max(dh, di)] */
+    float *compress_keys; /* [T, 2 * dh] */
     float *compress_gates;
+    float *index_keys; /* [T, 2 * di] */
+    float *index_gates;
     float *index_queries; /* [T, Hi, di] */
     float *index_weights; /* [T, Hi] */
     float *index_scores;  /* [context / 4] */

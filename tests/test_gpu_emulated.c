@@ -130,7 +130,7 @@ static void a_fault_of_the_device_ends_the_generation_and_says_so(void **state)
     (void)state;
     float *logits = calloc(TOKENS * fixture->vocab, sizeof *logits);
     assert_non_null(logits);
-    for (int64_t after = 5; after < 1500; after = after * 14 + 3) {
+    for (int64_t after = 5; after < 500; after = after * 9 + 3) {
         struct sl_engine_options options = options_for(12);
         struct sl_error error = {0};
         sl_engine *engine = open_engine(&options, open_gpu(), DISPATCH_BEST);

@@ -16,6 +16,7 @@ struct linear_case {
     float magnitude;
     bool quantise, bf16_input;
     uint8_t scale_first, scale_bound; /* of fp8 tiles */
+    int32_t small_every;              /* only one fp8 code of so many may be below 2^-6; 0: any */
 };
 
 static double weight_value(const struct matrix *weight, int32_t row, int32_t column)
@@ -37,7 +38,10 @@ static struct matrix make_weight(uint64_t *seed, const struct linear_case *test)
     if (test->format == MATRIX_BF16) weight.data = ops_test_random_codes(seed, count, 1.0f);
     if (test->format == MATRIX_FP8) {
         size_t tiles = (size_t)(ceil_div_i32(test->rows, 128) * ceil_div_i32(test->columns, 128));
-        weight.data = ops_test_random_fp8(seed, count);
+        uint8_t *codes = ops_test_random_fp8(seed, count);
+        for (size_t i = 0; test->small_every > 0 && i < count; i++)
+            if (i % (size_t)test->small_every != 0 && !(codes[i] & 0x78)) codes[i] |= 8;
+        weight.data = codes;
         weight.scale = ops_test_random_bytes(seed, tiles, test->scale_first, test->scale_bound);
     }
     return weight;
@@ -127,7 +131,8 @@ static void check_shapes(const struct ops *ops)
                                         {12, 1024, 4, 300}, {260, 256, 2, 3}, {131, 384, 1, 5}};
     for (size_t i = 0; i < SL_COUNT_OF(shapes); i++) {
         const int32_t *s = shapes[i];
-        struct linear_case test = {MATRIX_F32, s[0], s[1], s[2], s[3], 1.0f, false, false, 115, 8};
+        struct linear_case test = {MATRIX_F32, s[0],  s[1], s[2], s[3], 1.0f,
+                                   false,      false, 115,  8,    0};
         check_case(ops, &test);
         test.format = MATRIX_BF16;
         check_case(ops, &test);
@@ -141,6 +146,10 @@ static void check_shapes(const struct ops *ops)
         check_case(ops, &test);
         test.quantise = false;
         check_case(ops, &test);
+        test.small_every = 1 << 20; /* as trained weights: nearly none, or few */
+        check_case(ops, &test);
+        test.small_every = 513;
+        check_case(ops, &test);
     }
 }
 
@@ -153,7 +162,7 @@ static void sums_agree_and_depend_on_row_and_token_alone(void **state)
 static void check_extremes(const struct ops *ops)
 {
     static const float magnitudes[] = {0.0f, 1e-9f, 1e-4f, 1e20f};
-    struct linear_case test = {MATRIX_FP8, 9, 256, 1, 6, 1.0f, true, true, 115, 8};
+    struct linear_case test = {MATRIX_FP8, 9, 256, 1, 6, 1.0f, true, true, 115, 8, 0};
     for (size_t i = 0; i < SL_COUNT_OF(magnitudes); i++) {
         test.magnitude = magnitudes[i];
         check_case(ops, &test);
@@ -165,7 +174,7 @@ static void check_extremes(const struct ops *ops)
     test.magnitude = 0x1p-20f;
     test.scale_first = 252; /* up to 2^127: some sums overflow */
     check_case(ops, &test);
-    struct linear_case wide = {MATRIX_FP8, 2, 40000, 1, 33, 1.0f, true, true, 115, 8};
+    struct linear_case wide = {MATRIX_FP8, 2, 40000, 1, 33, 1.0f, true, true, 115, 8, 0};
     check_case(ops, &wide); /* fewer tokens go at a time */
 }
 

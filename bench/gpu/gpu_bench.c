@@ -74,8 +74,7 @@ static void *allocate(struct gpu_bench *bench, size_t bytes)
     return memory;
 }
 
-/* Copies `bytes` of `host` (zeros if NULL) to the device. */
-static bool send(struct gpu_bench *bench, uint8_t *target, const uint8_t *host, size_t bytes)
+bool gpu_bench_send(struct gpu_bench *bench, void *target, const void *host, size_t bytes)
 {
     struct gpu *gpu = bench->gpu;
     struct sl_error error;
@@ -83,8 +82,8 @@ static bool send(struct gpu_bench *bench, uint8_t *target, const uint8_t *host, 
     bool good = gpu->gpu_ops->alloc(gpu, GPU_MAPPED, STAGING_BYTES, &staging, &error) == SL_OK;
     for (size_t done = 0; good && done < bytes; done += STAGING_BYTES) {
         size_t length = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
-        if (host) memcpy(staging, host + done, length);
-        gpu->gpu_ops->copy(gpu, target + done, staging, length);
+        if (host) memcpy(staging, (const uint8_t *)host + done, length);
+        gpu->gpu_ops->copy(gpu, (uint8_t *)target + done, staging, length);
         good = gpu->gpu_ops->sync(gpu, &error) == SL_OK;
     }
     if (!good) fail(bench, "filling GPU memory", &error);
@@ -95,7 +94,7 @@ static bool send(struct gpu_bench *bench, uint8_t *target, const uint8_t *host, 
 void *gpu_bench_put(struct gpu_bench *bench, const void *host, size_t bytes)
 {
     uint8_t *memory = allocate(bench, bytes);
-    if (memory && !send(bench, memory, host, bytes)) return NULL;
+    if (memory && !gpu_bench_send(bench, memory, host, bytes)) return NULL;
     return memory;
 }
 
@@ -118,14 +117,13 @@ static double sample(struct gpu_bench *bench, struct gpu_graph *graph, gpu_bench
     return (double)(gpu_bench_now_ns() - start_ns) / bench->repeats;
 }
 
-void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
-                       gpu_bench_launch *launch, void *context)
+bool gpu_bench_sample(struct gpu_bench *bench, gpu_bench_launch *launch, void *context,
+                      double *samples)
 {
-    double samples[GPU_BENCH_SAMPLES_MAX];
     struct gpu *gpu = bench->gpu;
     struct gpu_graph *graph = NULL;
     struct sl_error error;
-    if (bench->failures > 0) return;
+    if (bench->failures > 0) return false;
     if (gpu->gpu_ops->record && gpu->gpu_ops->record(gpu, &error) == SL_OK) {
         for (int32_t i = 0; i < bench->repeats; i++)
             launch(bench, context, i);
@@ -134,10 +132,19 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
     for (int32_t round = -1; round < bench->rounds; round++) { /* the first to warm up */
         double ns = sample(bench, graph, launch, context);
         if (ns < 0) break;
-        if (round >= 0) samples[round] = bytes > 0 ? bytes / ns : ns / 1000;
+        if (round >= 0) samples[round] = ns;
     }
     gpu->gpu_ops->graph_destroy(gpu, graph);
-    if (bench->failures > 0) return;
+    return bench->failures == 0;
+}
+
+void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
+                       gpu_bench_launch *launch, void *context)
+{
+    double samples[GPU_BENCH_SAMPLES_MAX];
+    if (!gpu_bench_sample(bench, launch, context, samples)) return;
+    for (int32_t i = 0; i < bench->rounds; i++)
+        samples[i] = bytes > 0 ? bytes / samples[i] : samples[i] / 1000;
     (void)gpu_bench_print(bench, name, bytes > 0 ? "GB/s" : "us", samples,
                           bytes > 0 ? bench->copy_rate : 0);
 }
@@ -171,7 +178,7 @@ static void fill_pool(struct gpu_bench *bench)
         uint64_t word = (state >> 3 & 0x3737373737373737u) | 0x4040404040404040u;
         memcpy(host + i, &word, sizeof word);
     }
-    if (send(bench, bench->pool, host, STAGING_BYTES))
+    if (gpu_bench_send(bench, bench->pool, host, STAGING_BYTES))
         for (size_t at = STAGING_BYTES; at < bench->pool_bytes; at += STAGING_BYTES)
             bench->gpu->gpu_ops->copy(bench->gpu, bench->pool + at, bench->pool, STAGING_BYTES);
     free(host);
@@ -181,8 +188,10 @@ static const struct {
     const char *name;
     void (*run)(struct gpu_bench *bench);
 } parts[] = {
-    {"linear", gpu_bench_linear}, {"experts", gpu_bench_experts},     {"layers", gpu_bench_layers},
-    {"copies", gpu_bench_copies}, {"attention", gpu_bench_attention},
+    {"linear", gpu_bench_linear},       {"experts", gpu_bench_experts},
+    {"layers", gpu_bench_layers},       {"copies", gpu_bench_copies},
+    {"attention", gpu_bench_attention}, {"prefill", gpu_bench_prefill},
+    {"dense", gpu_bench_dense},
 };
 
 /* Those of that name, or all. */
@@ -211,7 +220,7 @@ int main(int argc, char **argv)
     if (argc > 3 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX || (part && !is_part(part))) {
         fprintf(stderr,
                 "usage: sluice-bench-gpu [ROUNDS [PART]]   (1 to %d; linear, experts, "
-                "layers, copies or attention)\n",
+                "layers, copies, attention, prefill or dense)\n",
                 GPU_BENCH_SAMPLES_MAX);
         return 2;
     }

@@ -6,6 +6,7 @@
 #ifndef SLUICE_BENCH_GPU_GPU_BENCH_H
 #define SLUICE_BENCH_GPU_GPU_BENCH_H
 
+#include "kernels/cuda/cuda.h"
 #include "kernels/gpu.h"
 
 #define GPU_BENCH_REPEATS_MAX 20
@@ -28,14 +29,26 @@ uint8_t *gpu_bench_fresh(struct gpu_bench *bench, size_t bytes);
 /* Device memory holding a copy of `host` (zeros if NULL), freed at the end of the program; NULL and
  * a failure counted when there is none. */
 void *gpu_bench_put(struct gpu_bench *bench, const void *host, size_t bytes);
+/* Copies `bytes` of `host` (zeros if NULL) to device memory; a failure is counted. */
+bool gpu_bench_send(struct gpu_bench *bench, void *target, const void *host, size_t bytes);
 
 /* Launches an op once; `repeat` counts from 0 within a sample. */
 typedef void gpu_bench_launch(struct gpu_bench *bench, void *context, int32_t repeat);
 
+/* Nanoseconds a launch, bench->rounds of them; false after a failure. */
+bool gpu_bench_sample(struct gpu_bench *bench, gpu_bench_launch *launch, void *context,
+                      double *samples);
 /* Measures a case and prints its line: GB/s beside the copy rate for `bytes` a launch, or with 0
  * bytes microseconds alone. */
 void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
                        gpu_bench_launch *launch, void *context);
+
+/* The same for a chunk of a prompt, in the unit of what binds it: TFLOP/s of `operations` beside
+ * what bench/prefill.md assumes of the device's bf16 products, or GB/s of `bytes`. */
+void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                             double bytes, gpu_bench_launch *launch, void *context);
+/* Device memory of numbers from -1 to 1, as gpu_bench_put. */
+float *gpu_bench_put_floats(struct gpu_bench *bench, size_t count);
 
 uint64_t gpu_bench_now_ns(void);
 
@@ -47,6 +60,8 @@ double gpu_bench_print(const struct gpu_bench *bench, const char *name, const ch
 /* The cases. */
 void gpu_bench_experts(struct gpu_bench *bench);
 void gpu_bench_attention(struct gpu_bench *bench);
+void gpu_bench_prefill(struct gpu_bench *bench);
+void gpu_bench_dense(struct gpu_bench *bench);
 void gpu_bench_linear(struct gpu_bench *bench);
 void gpu_bench_layers(struct gpu_bench *bench);
 void gpu_bench_copies(struct gpu_bench *bench);

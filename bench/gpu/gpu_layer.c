@@ -1,10 +1,11 @@
-/* Layers of the model's shape, launch by launch as a pass would, and a whole decode step: what an
- * op costs among the others, launches included.
+/* Layers of the model's shape, launch by launch as a pass of decode would, and a whole decode step:
+ * what an op costs among the others, launches and meetings included.
  *
  * Weights are the pool's, other ones for every layer and repeat; activations are zeros, which costs
  * the same time as any other number. Every expert is resident. Bytes are the weights and the cached
  * rows that are read. */
 #include "bench/gpu/gpu_layer.h"
+#include "kernels/fused.h"
 
 #define WINDOW  128
 #define EPSILON 1e-6f
@@ -20,8 +21,14 @@ static const uint8_t *fresh(struct layer_pass *pass, size_t bytes)
     return gpu_bench_fresh(pass->bench, bytes);
 }
 
-static void product(struct layer_pass *pass, enum matrix_format format, int32_t rows,
-                    int32_t columns, const float *x, float *out)
+/* Whether the next op is to be launched: all are, or one alone. */
+static bool runs(struct layer_pass *pass)
+{
+    return pass->only < 0 || pass->op++ == pass->only;
+}
+
+static struct linear_args product_args(struct layer_pass *pass, enum matrix_format format,
+                                       int32_t rows, int32_t columns, const float *x, float *out)
 {
     size_t elements = (size_t)rows * (size_t)columns;
     bool is_out_a = format == MATRIX_FP8 && columns == pass->sizes.heads * pass->sizes.width;
@@ -36,85 +43,135 @@ static void product(struct layer_pass *pass, enum matrix_format format, int32_t 
     args.quantise_input = format == MATRIX_FP8 && !is_out_a;
     args.round = format == MATRIX_FP8;
     args.bf16_input = true;
+    return args;
+}
+
+static void product(struct layer_pass *pass, enum matrix_format format, int32_t rows,
+                    int32_t columns, const float *x, float *out)
+{
+    if (!runs(pass)) return;
+    struct linear_args args = product_args(pass, format, rows, columns, x, out);
     pass->bench->gpu->ops->linear(pass->bench->gpu->stream, &args);
+}
+
+/* Products of one input, as the engine launches them. */
+static void products(struct layer_pass *pass, const struct linear_args *items, int32_t count)
+{
+    const struct ops *ops = pass->bench->gpu->ops;
+    if (!runs(pass)) return;
+    if (ops->fused && ops->fused->linears(pass->bench->gpu->stream, items, count)) return;
+    for (int32_t i = 0; i < count; i++)
+        ops->linear(pass->bench->gpu->stream, &items[i]);
+}
+
+static struct norm_args norm_args(struct layer_pass *pass, float *x, int32_t width)
+{
+    return (struct norm_args){.x = x,
+                              .weight =
+                                  (const uint16_t *)(const void *)fresh(pass, (size_t)width * 2),
+                              .out = x,
+                              .rows = pass->tokens,
+                              .width = width,
+                              .epsilon = EPSILON,
+                              .round = true};
+}
+
+static struct rope_args rope_args(struct layer_pass *pass, float *x, int32_t heads, int32_t width)
+{
+    return (struct rope_args){.x = x,
+                              .positions = pass->positions,
+                              .frequencies = pass->frequencies,
+                              .tokens = pass->tokens,
+                              .heads = heads,
+                              .width = width,
+                              .rotary = pass->sizes.rotary,
+                              .round = true};
 }
 
 static void norm(struct layer_pass *pass, float *x, int32_t width)
 {
-    struct norm_args args = {.x = x,
-                             .weight =
-                                 (const uint16_t *)(const void *)fresh(pass, (size_t)width * 2),
-                             .out = x,
-                             .rows = pass->tokens,
-                             .width = width,
-                             .epsilon = EPSILON,
-                             .round = true};
-    pass->bench->gpu->ops->norm(pass->bench->gpu->stream, &args);
+    struct norm_args args = norm_args(pass, x, width);
+    if (runs(pass)) pass->bench->gpu->ops->norm(pass->bench->gpu->stream, &args);
 }
 
-static void rope(struct layer_pass *pass, float *x, int32_t heads, int32_t width, bool inverse)
+static struct hyper_pre_args pre_args(struct layer_pass *pass)
 {
-    struct rope_args args = {.x = x,
-                             .positions = pass->positions,
-                             .frequencies = pass->frequencies,
-                             .tokens = pass->tokens,
-                             .heads = heads,
-                             .width = width,
-                             .rotary = pass->sizes.rotary,
-                             .inverse = inverse,
-                             .round = true};
-    pass->bench->gpu->ops->rope(pass->bench->gpu->stream, &args);
+    const struct layer_sizes *s = &pass->sizes;
+    return (struct hyper_pre_args){.streams = pass->streams,
+                                   .mix = pass->mix,
+                                   .scale = pass->frequencies,
+                                   .base = pass->frequencies,
+                                   .x = pass->x,
+                                   .post = pass->post,
+                                   .comb = pass->comb,
+                                   .tokens = pass->tokens,
+                                   .streams_count = s->streams,
+                                   .hidden = s->hidden,
+                                   .iterations = 20,
+                                   .norm_epsilon = EPSILON,
+                                   .epsilon = EPSILON,
+                                   .round = true};
 }
 
+/* Before the first layer. */
 static void read_streams(struct layer_pass *pass)
 {
     const struct layer_sizes *s = &pass->sizes;
     int32_t factors = (2 + s->streams) * s->streams;
     product(pass, MATRIX_F32, factors, s->streams * s->hidden, pass->streams, pass->mix);
-    struct hyper_pre_args args = {.streams = pass->streams,
-                                  .mix = pass->mix,
-                                  .scale = pass->frequencies,
-                                  .base = pass->frequencies,
-                                  .x = pass->x,
-                                  .post = pass->post,
-                                  .comb = pass->comb,
-                                  .tokens = pass->tokens,
-                                  .streams_count = s->streams,
-                                  .hidden = s->hidden,
-                                  .iterations = 20,
-                                  .norm_epsilon = EPSILON,
-                                  .epsilon = EPSILON,
-                                  .round = true};
-    pass->bench->gpu->ops->hyper_pre(pass->bench->gpu->stream, &args);
+    struct hyper_pre_args args = pre_args(pass);
+    if (runs(pass)) pass->bench->gpu->ops->hyper_pre(pass->bench->gpu->stream, &args);
     norm(pass, pass->x, s->hidden);
 }
 
-static void write_streams(struct layer_pass *pass)
+/* Between two sublayers; after the experts with their rows. */
+static void turn(struct layer_pass *pass, bool with_experts)
 {
-    struct hyper_post_args args = {.x = pass->x,
-                                   .post = pass->post,
-                                   .comb = pass->comb,
-                                   .streams = pass->streams,
-                                   .tokens = pass->tokens,
-                                   .streams_count = pass->sizes.streams,
-                                   .hidden = pass->sizes.hidden,
-                                   .round = true};
-    pass->bench->gpu->ops->hyper_post(pass->bench->gpu->stream, &args);
+    const struct layer_sizes *s = &pass->sizes;
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    if (!runs(pass)) return;
+    size_t factors = (size_t)((2 + s->streams) * s->streams);
+    struct fused_turn_args args = {
+        .post = {.x = pass->x,
+                 .post = pass->post,
+                 .comb = pass->comb,
+                 .streams = pass->streams,
+                 .tokens = pass->tokens,
+                 .streams_count = s->streams,
+                 .hidden = s->hidden,
+                 .round = true},
+        .pre = pre_args(pass),
+        .fn = (const float *)(const void *)fresh(pass, factors * (size_t)(s->streams * s->hidden) *
+                                                           sizeof(float)),
+        .norm = (const uint16_t *)(const void *)fresh(pass, (size_t)s->hidden * 2),
+        .routed = with_experts ? pass->routed : NULL,
+        .host_routed = pass->routed,
+        .gather = pass->gather,
+        .top = LAYER_TOP};
+    SL_ASSERT(fused && fused->turn(pass->bench->gpu->stream, &args));
 }
 
-static void compress(struct layer_pass *pass, int32_t ratio, int32_t width, uint8_t *rows,
-                     struct row_format format, bool hadamard)
+static void turn_after_attention(struct layer_pass *pass)
+{
+    turn(pass, false);
+}
+
+static void turn_after_experts(struct layer_pass *pass)
+{
+    turn(pass, true);
+}
+
+static struct kv_compress_args compress_args(struct layer_pass *pass, int32_t ratio, int32_t width,
+                                             uint8_t *rows, struct row_format format, bool hadamard)
 {
     int32_t halves = ratio == 4 ? 2 : 1;
-    product(pass, MATRIX_BF16, halves * width, pass->sizes.hidden, pass->x, pass->compressed);
-    product(pass, MATRIX_BF16, halves * width, pass->sizes.hidden, pass->x, pass->gates);
-    struct kv_compress_args args = {
+    return (struct kv_compress_args){
         .keys = pass->compressed,
         .gates = pass->gates,
         .ape = (const float *)(const void *)fresh(pass, (size_t)(ratio * halves * width) * 4),
         .norm = (const uint16_t *)(const void *)fresh(pass, (size_t)width * 2),
         .frequencies = pass->frequencies,
-        .state = pass->state,
+        .state = hadamard ? pass->index_state : pass->state,
         .rows = rows,
         .format = format,
         .tokens = pass->tokens,
@@ -128,20 +185,11 @@ static void compress(struct layer_pass *pass, int32_t ratio, int32_t width, uint
         .hadamard = hadamard,
         .round = true,
     };
-    pass->bench->gpu->ops->kv_compress(pass->bench->gpu->stream, &args);
 }
 
-static void choose_rows(struct layer_pass *pass)
+static void choose_rows(struct layer_pass *pass, const uint8_t *rows, struct row_format format)
 {
     const struct layer_sizes *s = &pass->sizes;
-    struct row_format format = {ROW_KEY, s->index_width - s->rotary, s->rotary};
-    int32_t rows_max = pass->context / 4;
-    uint8_t *rows = (uint8_t *)fresh(pass, row_format_bytes(&format) * (size_t)rows_max);
-    product(pass, MATRIX_FP8, s->index_heads * s->index_width, s->query_rank, pass->query,
-            pass->index_queries);
-    rope(pass, pass->index_queries, s->index_heads, s->index_width, false);
-    product(pass, MATRIX_BF16, s->index_heads, s->hidden, pass->x, pass->index_weights);
-    compress(pass, 4, s->index_width, rows, format, true);
     struct indexer_args args = {.queries = pass->index_queries,
                                 .weights = pass->index_weights,
                                 .rows = rows,
@@ -154,9 +202,64 @@ static void choose_rows(struct layer_pass *pass)
                                 .width = s->index_width,
                                 .ratio = 4,
                                 .top = s->top_rows,
-                                .rows_max = rows_max,
+                                .rows_max = pass->context / 4,
                                 .round = true};
-    pass->bench->gpu->ops->indexer(pass->bench->gpu->stream, &args);
+    if (runs(pass)) pass->bench->gpu->ops->indexer(pass->bench->gpu->stream, &args);
+}
+
+/* All products of the layer's input. */
+static void project(struct layer_pass *pass, int32_t ratio)
+{
+    const struct layer_sizes *s = &pass->sizes;
+    struct linear_args of_x[7];
+    int32_t count = 0, halves = ratio == 4 ? 2 : 1;
+    of_x[count++] = product_args(pass, MATRIX_FP8, s->query_rank, s->hidden, pass->x, pass->query);
+    of_x[count++] = product_args(pass, MATRIX_FP8, s->width, s->hidden, pass->x, pass->key);
+    for (int i = 0; ratio && i < 2; i++)
+        of_x[count++] = product_args(pass, MATRIX_BF16, halves * s->width, s->hidden, pass->x,
+                                     i ? pass->gates : pass->compressed);
+    for (int i = 0; ratio == 4 && i < 2; i++)
+        of_x[count++] = product_args(pass, MATRIX_BF16, halves * s->index_width, s->hidden, pass->x,
+                                     i ? pass->gates : pass->compressed);
+    if (ratio == 4)
+        of_x[count++] = product_args(pass, MATRIX_BF16, s->index_heads, s->hidden, pass->x,
+                                     pass->index_weights);
+    products(pass, of_x, count);
+}
+
+/* Products of the query rank vector, normed and rotated. */
+static void make_queries(struct layer_pass *pass, int32_t ratio)
+{
+    const struct layer_sizes *s = &pass->sizes;
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    struct linear_args items[2];
+    int32_t count = 0;
+    items[count++] = product_args(pass, MATRIX_FP8, s->heads * s->width, s->query_rank, pass->query,
+                                  pass->heads);
+    if (ratio == 4)
+        items[count++] = product_args(pass, MATRIX_FP8, s->index_heads * s->index_width,
+                                      s->query_rank, pass->query, pass->index_queries);
+    products(pass, items, count);
+    struct fused_queries_args args = {
+        .heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true},
+        .rope = rope_args(pass, pass->heads, s->heads, s->width)};
+    if (ratio == 4)
+        args.index = rope_args(pass, pass->index_queries, s->index_heads, s->index_width);
+    if (runs(pass)) SL_ASSERT(fused->queries(pass->bench->gpu->stream, &args));
+}
+
+/* What the window and the compressed rows get. */
+static void append_rows(struct layer_pass *pass, const struct kv_store_args *store,
+                        const struct kv_compress_args *compress, int32_t compress_count)
+{
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    struct fused_latents_args args = {.query = norm_args(pass, pass->query, pass->sizes.query_rank),
+                                      .kv = norm_args(pass, pass->key, pass->sizes.width),
+                                      .store = *store,
+                                      .frequencies = pass->frequencies,
+                                      .compress = compress,
+                                      .compress_count = compress_count};
+    if (runs(pass)) SL_ASSERT(fused->latents(pass->bench->gpu->stream, &args));
 }
 
 static void attend(struct layer_pass *pass, int32_t ratio)
@@ -167,27 +270,30 @@ static void attend(struct layer_pass *pass, int32_t ratio)
     struct row_format format = {ROW_KV, s->width - s->rotary, s->rotary};
     size_t row_bytes = row_format_bytes(&format);
     int32_t visible = ratio ? pass->context / ratio : 0;
-    product(pass, MATRIX_FP8, s->query_rank, s->hidden, pass->x, pass->query);
-    norm(pass, pass->query, s->query_rank);
-    product(pass, MATRIX_FP8, s->heads * s->width, s->query_rank, pass->query, pass->heads);
-    struct head_norm_args heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true};
-    ops->head_norm(stream, &heads);
-    rope(pass, pass->heads, s->heads, s->width, false);
-    product(pass, MATRIX_FP8, s->width, s->hidden, pass->x, pass->key);
-    norm(pass, pass->key, s->width);
-    rope(pass, pass->key, 1, s->width, false);
+    struct row_format key_format = {ROW_KEY, s->index_width - s->rotary, s->rotary};
+    uint8_t *keys = NULL;
     uint8_t *window = (uint8_t *)fresh(pass, row_bytes * (WINDOW + LAYER_TOKENS_MAX));
+    /* Of the compressed rows a layer with an indexer reads the chosen ones alone. */
+    uint8_t *rows = gpu_bench_fresh(pass->bench, row_bytes * (size_t)max_i32(1, visible));
     struct kv_store_args store = {.x = pass->key,
                                   .positions = pass->positions,
                                   .rows = window,
                                   .format = format,
                                   .tokens = pass->tokens,
                                   .capacity = WINDOW + LAYER_TOKENS_MAX};
-    ops->kv_store(stream, &store);
-    if (ratio == 4) choose_rows(pass);
-    /* Of the compressed rows a layer with an indexer reads the chosen ones alone. */
-    uint8_t *rows = gpu_bench_fresh(pass->bench, row_bytes * (size_t)max_i32(1, visible));
-    if (ratio) compress(pass, ratio, s->width, rows, format, false);
+    struct kv_compress_args compress[2];
+    int32_t compress_count = 0;
+    if (ratio)
+        compress[compress_count++] = compress_args(pass, ratio, s->width, rows, format, false);
+    if (ratio == 4) {
+        keys = (uint8_t *)fresh(pass, row_format_bytes(&key_format) * (size_t)visible);
+        compress[compress_count++] =
+            compress_args(pass, ratio, s->index_width, keys, key_format, true);
+    }
+    project(pass, ratio);
+    append_rows(pass, &store, compress, compress_count);
+    make_queries(pass, ratio);
+    if (ratio == 4) choose_rows(pass, keys, key_format);
     pass->bytes += (double)row_bytes * (ratio == 4 ? min_i32(s->top_rows, visible) : visible);
     struct attention_args args = {.queries = pass->heads,
                                   .positions = pass->positions,
@@ -206,8 +312,10 @@ static void attend(struct layer_pass *pass, int32_t ratio)
                                   .top = ratio == 4 ? s->top_rows : 0,
                                   .scale = 0.0441941738f,
                                   .round = true};
-    ops->attention(stream, &args);
-    rope(pass, pass->attended, s->heads, s->width, true);
+    if (runs(pass)) ops->attention(stream, &args);
+    struct rope_args back = rope_args(pass, pass->attended, s->heads, s->width);
+    back.inverse = true;
+    if (runs(pass)) ops->rope(stream, &back);
     product(pass, MATRIX_FP8, s->groups * s->out_rank, s->heads * s->width, pass->attended,
             pass->up);
     product(pass, MATRIX_FP8, s->hidden, s->groups * s->out_rank, pass->up, pass->x);
@@ -225,7 +333,29 @@ static void route(struct layer_pass *pass)
                                  .experts = s->experts,
                                  .top = LAYER_TOP,
                                  .scale = 1.5f};
-    pass->bench->gpu->ops->router(pass->bench->gpu->stream, &router);
+    if (runs(pass)) pass->bench->gpu->ops->router(pass->bench->gpu->stream, &router);
+}
+
+/* The host's side of a meeting is over before it begins: what is left is the GPU's. */
+static void publish(struct layer_pass *pass)
+{
+    struct gpu *gpu = pass->bench->gpu;
+    size_t pairs = (size_t)(pass->tokens * LAYER_TOP);
+    const struct gpu_piece pieces[] = {
+        {pass->host_pairs, pass->chosen, 4 * pairs},
+        {pass->host_pairs + LAYER_PAIRS_MAX, pass->weights, 4 * pairs},
+        {pass->host_x, pass->x, 4 * (size_t)pass->tokens * (size_t)pass->sizes.hidden}};
+    if (runs(pass)) gpu->gpu_ops->publish(gpu, pieces, SL_COUNT_OF(pieces), &pass->flags[0], 1);
+}
+
+static void take(struct layer_pass *pass)
+{
+    struct gpu *gpu = pass->bench->gpu;
+    size_t pairs = (size_t)(pass->tokens * LAYER_TOP);
+    const struct gpu_piece pieces[] = {
+        {pass->taken, pass->host_pairs, 4 * pairs},
+        {pass->taken + LAYER_PAIRS_MAX, pass->host_pairs, 4 * pairs}};
+    if (runs(pass)) gpu->gpu_ops->take(gpu, &pass->flags[1], 1, pieces, SL_COUNT_OF(pieces));
 }
 
 static void mixture(struct layer_pass *pass)
@@ -234,36 +364,38 @@ static void mixture(struct layer_pass *pass)
     const struct ops *ops = pass->bench->gpu->ops;
     struct stream *stream = pass->bench->gpu->stream;
     route(pass);
+    publish(pass);
+    struct linear_args both[] = {
+        product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->shared),
+        product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->up)};
+    products(pass, both, SL_COUNT_OF(both));
+    struct swiglu_args swiglu = {pass->shared,    pass->up, pass->shared, pass->tokens,
+                                 s->expert_width, 10.0f,    true};
+    if (runs(pass)) ops->swiglu(stream, &swiglu);
+    product(pass, MATRIX_FP8, s->hidden, s->expert_width, pass->shared, pass->x);
     struct expert_ffn_args experts = {
         .x = pass->x,
         .out = pass->routed,
         .tasks = pass->tasks + (size_t)(pass->layer++ % LAYER_TABLES) * LAYER_PAIRS_MAX,
         .layout = &pass->layout,
-        .task_count = pass->task_count,
+        .task_count = pass->tokens * LAYER_TOP,
         .scratch_rows = pass->tokens,
         .limit = 10.0f,
         .round = true};
-    ops->expert_ffn(stream, &experts);
+    take(pass);
+    if (runs(pass)) ops->expert_ffn(stream, &experts);
     pass->bytes += (double)pass->task_count * (double)pass->layout.slot_bytes;
-    product(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->shared);
-    product(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->up);
-    struct swiglu_args swiglu = {pass->shared,    pass->up, pass->shared, pass->tokens,
-                                 s->expert_width, 10.0f,    true};
-    ops->swiglu(stream, &swiglu);
-    product(pass, MATRIX_FP8, s->hidden, s->expert_width, pass->shared, pass->x);
-    struct moe_combine_args combine = {pass->routed, pass->x,   pass->x, pass->tokens,
-                                       LAYER_TOP,    s->hidden, true};
-    ops->moe_combine(stream, &combine);
+    take(pass);
+    experts.tasks = pass->no_tasks;
+    if (runs(pass)) ops->expert_ffn(stream, &experts);
 }
 
 static void layer(struct layer_pass *pass, int32_t ratio)
 {
-    read_streams(pass);
     attend(pass, ratio);
-    write_streams(pass);
-    read_streams(pass);
+    turn(pass, false);
     mixture(pass);
-    write_streams(pass);
+    turn(pass, true);
 }
 
 /* A part of a layer; pass->part says which. */
@@ -272,6 +404,15 @@ static void launch_part(struct gpu_bench *bench, void *context, int32_t repeat)
     struct layer_pass *pass = context;
     (void)bench, (void)repeat;
     pass->part(pass);
+}
+
+/* An op of a layer alone, as pass->only says. */
+static void launch_one(struct gpu_bench *bench, void *context, int32_t repeat)
+{
+    struct layer_pass *pass = context;
+    (void)bench, (void)repeat;
+    pass->op = 0;
+    layer(pass, pass->ratio);
 }
 
 static void launch_layer(struct gpu_bench *bench, void *context, int32_t repeat)
@@ -294,6 +435,7 @@ static void launch_step(struct gpu_bench *bench, void *context, int32_t repeat)
         .tokens = pass->tokens,
         .streams = s->streams};
     bench->gpu->ops->embed(bench->gpu->stream, &embed);
+    read_streams(pass);
     for (int32_t l = 0; l < (bench->tiny ? 4 : 43); l++)
         layer(pass, l < 2 ? 0 : l % 2 ? 128 : 4);
     product(pass, MATRIX_F32, s->streams, s->streams * s->hidden, pass->streams, pass->mix);
@@ -332,6 +474,65 @@ static void measure(struct layer_pass *pass, const char *what, gpu_bench_launch 
     gpu_bench_measure(pass->bench, name, 0, launch, pass);
 }
 
+/* A layer's ops, each repeated by itself: the sum of their times. */
+static void measure_alone(struct layer_pass *pass, const char *what)
+{
+    struct gpu_bench *bench = pass->bench;
+    double sums[GPU_BENCH_SAMPLES_MAX] = {0};
+    char name[96];
+    pass->only = INT32_MAX;
+    pass->op = 0;
+    launch_layer(bench, pass, 0);
+    int32_t ops = pass->op;
+    for (pass->only = 0; pass->only < ops; pass->only++) {
+        double samples[GPU_BENCH_SAMPLES_MAX];
+        if (!gpu_bench_sample(bench, launch_one, pass, samples)) break;
+        for (int32_t i = 0; i < bench->rounds; i++)
+            sums[i] += samples[i] / 1000;
+    }
+    pass->only = -1;
+    if (bench->failures > 0) return;
+    snprintf(name, sizeof name, "%s, %d ops each alone, %d tokens at %d", what, (int)ops,
+             (int)pass->tokens, (int)pass->context);
+    (void)gpu_bench_print(bench, name, "us", sums, 0);
+}
+
+/* As many launches as a step has, of a kernel that does nothing. */
+static void launch_nothing(struct gpu_bench *bench, void *context, int32_t repeat)
+{
+    struct layer_pass *pass = context;
+    struct gather_rows_args args = {pass->routed, pass->gather, pass->routed, 1, 1};
+    (void)repeat;
+    for (uint64_t i = 0; i < pass->launches; i++)
+        bench->gpu->ops->gather_rows(bench->gpu->stream, &args);
+}
+
+/* A step as it is, and of its launches alone; both again without chaining them. */
+static void measure_step(struct layer_pass *pass)
+{
+    struct gpu_bench *bench = pass->bench;
+    struct stream *stream = bench->gpu->stream;
+    int32_t repeats = bench->repeats;
+    char name[96];
+    bench->repeats = 1;
+    uint64_t before = cuda_stream_launches(stream);
+    launch_step(bench, pass, 0);
+    pass->launches = cuda_stream_launches(stream) - before;
+    bool chains = cuda_stream_chain(stream, false);
+    for (int chained = 0; chained < (chains ? 2 : 1); chained++) {
+        (void)cuda_stream_chain(stream, chained);
+        const char *how = chained ? "chained" : "one after another";
+        snprintf(name, sizeof name, "decode step, %llu launches %s",
+                 (unsigned long long)pass->launches, how);
+        measure(pass, name, launch_step);
+        snprintf(name, sizeof name, "%llu empty launches %s", (unsigned long long)pass->launches,
+                 how);
+        pass->bytes = 0;
+        gpu_bench_measure(bench, name, 0, launch_nothing, pass);
+    }
+    bench->repeats = repeats;
+}
+
 static void measure_part(struct layer_pass *pass, const char *what,
                          void (*part)(struct layer_pass *))
 {
@@ -343,25 +544,25 @@ static void measure_pass(struct layer_pass *pass, int32_t tokens, int32_t contex
 {
     struct gpu_bench *bench = pass->bench;
     int32_t positions[LAYER_TOKENS_MAX];
-    int32_t repeats = bench->repeats;
     pass->tokens = tokens;
+    pass->only = -1;
     pass->context = context;
     for (int32_t t = 0; t < LAYER_TOKENS_MAX; t++)
         positions[t] = context - tokens + min_i32(t, tokens - 1);
     pass->positions = gpu_bench_put(bench, positions, sizeof positions);
     if (!pass->positions || !layer_pass_tasks(pass, tokens == 1 ? 6 : 17)) return;
-    measure_part(pass, "streams read: mix, hyper_pre, norm", read_streams);
-    measure_part(pass, "streams written: hyper_post", write_streams);
+    measure_part(pass, "turn after attention", turn_after_attention);
+    measure_part(pass, "turn after experts", turn_after_experts);
     measure_part(pass, "router and its product", route);
     pass->ratio = 0;
     measure(pass, "layer, window only", launch_layer);
     pass->ratio = 4;
     measure(pass, "layer, ratio 4", launch_layer);
+    measure_alone(pass, "layer, ratio 4");
     pass->ratio = 128;
     measure(pass, "layer, ratio 128", launch_layer);
-    bench->repeats = 1;
-    measure(pass, "decode step, all layers", launch_step);
-    bench->repeats = repeats;
+    measure_alone(pass, "layer, ratio 128");
+    measure_step(pass);
 }
 
 void gpu_bench_layers(struct gpu_bench *bench)
@@ -370,10 +571,11 @@ void gpu_bench_layers(struct gpu_bench *bench)
     if (bench->failures > 0) return;
     pass.layout = expert_layout_make(pass.sizes.hidden, pass.sizes.expert_width);
     layer_pass_arrays(&pass);
-    if (bench->failures > 0) return;
-    measure_pass(&pass, 1, bench->tiny ? 256 : 1 << 10);
-    if (bench->tiny) return;
-    measure_pass(&pass, 1, 1 << 15);
-    measure_pass(&pass, 1, 1 << 20);
-    measure_pass(&pass, 4, 1 << 15);
+    if (bench->failures == 0) measure_pass(&pass, 1, bench->tiny ? 256 : 1 << 10);
+    if (!bench->tiny) {
+        measure_pass(&pass, 1, 1 << 15);
+        measure_pass(&pass, 1, 1 << 20);
+        measure_pass(&pass, 4, 1 << 15);
+    }
+    layer_pass_free(&pass);
 }

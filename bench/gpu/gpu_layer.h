@@ -21,18 +21,29 @@ struct layer_pass {
     struct layer_sizes sizes;
     struct expert_layout layout;
     int32_t tokens, context, ratio, task_count, layer;
-    double bytes;                      /* read by the launches so far */
+    int32_t only, op;  /* the op of a layer that alone is launched, -1: all; those passed so far */
+    uint64_t launches; /* of a step */
+    double bytes;      /* read by the launches so far */
     void (*part)(struct layer_pass *); /* of a layer, for launches of it alone */
-    float *streams, *x, *mix, *post, *comb, *query, *heads, *key, *compressed, *gates, *state;
+    float *streams, *x, *mix, *post, *comb, *query, *heads, *key, *compressed, *gates, *state,
+        *index_state;
     float *attended, *index_queries, *index_weights, *scores, *logits, *weights, *routed, *shared,
         *up;
     int32_t *positions, *selected, *chosen, *ids;
     float *frequencies;
-    struct expert_task *tasks; /* [LAYER_TABLES, LAYER_PAIRS_MAX] */
+    struct expert_task *tasks;    /* [LAYER_TABLES, LAYER_PAIRS_MAX] */
+    struct expert_task *no_tasks; /* [LAYER_PAIRS_MAX] all empty */
+    int32_t *gather, *taken;      /* [2 * LAYER_PAIRS_MAX] all -1; taken from mapped memory */
+    /* Mapped memory: two flags that are set, choices and weights, the router's input. */
+    uint32_t *flags;
+    int32_t *host_pairs;
+    float *host_x;
 };
 
 /* Allocates the arrays of a pass whose bench, sizes and layout are set. */
 void layer_pass_arrays(struct layer_pass *pass);
+
+void layer_pass_free(struct layer_pass *pass); /* the mapped ones; the rest the bench frees */
 
 /* Makes the tables of tasks for pass->tokens: `experts` experts a layer, hit by all pairs of token
  * and choice in turn. False, with a failure counted, when there is no memory. */

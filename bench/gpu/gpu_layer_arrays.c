@@ -8,6 +8,17 @@ static float *floats(struct gpu_bench *bench, int64_t count)
     return gpu_bench_put(bench, NULL, (size_t)count * sizeof(float));
 }
 
+static void *mapped(struct gpu_bench *bench, size_t bytes)
+{
+    struct sl_error error;
+    void *memory = NULL;
+    if (bench->gpu->gpu_ops->alloc(bench->gpu, GPU_MAPPED, bytes, &memory, &error) == SL_OK)
+        return memory;
+    fprintf(stderr, "sluice-bench-gpu: mapped memory: %s\n", error.message);
+    bench->failures++;
+    return NULL;
+}
+
 void layer_pass_arrays(struct layer_pass *pass)
 {
     struct gpu_bench *bench = pass->bench;
@@ -28,6 +39,7 @@ void layer_pass_arrays(struct layer_pass *pass)
     pass->compressed = floats(bench, tokens * 2 * s->width);
     pass->gates = floats(bench, tokens * 2 * s->width);
     pass->state = floats(bench, (128 + tokens) * 4 * s->width);
+    pass->index_state = floats(bench, (128 + tokens) * 4 * s->index_width);
     pass->index_queries = floats(bench, tokens * index);
     pass->index_weights = floats(bench, tokens * s->index_heads);
     pass->scores = floats(bench, 1 << 18);
@@ -40,6 +52,23 @@ void layer_pass_arrays(struct layer_pass *pass)
     pass->selected = gpu_bench_put(bench, NULL, (size_t)(tokens * s->top_rows) * 4);
     pass->chosen = gpu_bench_put(bench, NULL, LAYER_PAIRS_MAX * 4);
     pass->ids = gpu_bench_put(bench, NULL, LAYER_TOKENS_MAX * 4);
+    pass->no_tasks = gpu_bench_put(bench, NULL, LAYER_PAIRS_MAX * sizeof *pass->no_tasks);
+    int32_t none[2 * LAYER_PAIRS_MAX];
+    memset(none, 0xff, sizeof none);
+    pass->gather = gpu_bench_put(bench, none, sizeof none);
+    pass->taken = gpu_bench_put(bench, none, sizeof none);
+    pass->flags = mapped(bench, 2 * sizeof *pass->flags);
+    pass->host_pairs = mapped(bench, 2 * LAYER_PAIRS_MAX * sizeof *pass->host_pairs);
+    pass->host_x = mapped(bench, (size_t)(tokens * s->hidden) * sizeof *pass->host_x);
+    if (pass->flags) pass->flags[0] = pass->flags[1] = 1;
+}
+
+void layer_pass_free(struct layer_pass *pass)
+{
+    struct gpu *gpu = pass->bench->gpu;
+    gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->flags);
+    gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->host_pairs);
+    gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->host_x);
 }
 
 bool layer_pass_tasks(struct layer_pass *pass, int32_t experts)

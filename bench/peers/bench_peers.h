@@ -10,8 +10,8 @@
 
 #define PEERS_HIDDEN      4096
 #define PEERS_WIDTH       2048
-#define PEERS_EXPERTS     192 /* 2.57 GB of packed weights */
-#define PEERS_TASKS       6   /* experts of one call */
+#define PEERS_EXPERTS     96 /* 1.28 GB of packed weights */
+#define PEERS_TASKS       6  /* experts of one call */
 #define PEERS_TOKENS_MAX  64
 #define PEERS_THREADS_MAX 256
 #define PEERS_LIMIT       10.0f

@@ -7,6 +7,7 @@
 #define ENTRIES_MAX     64  /* experts in one batch */
 #define GATE_UP_ROWS    128 /* of one share of work: a block of activation quantisation */
 #define DOWN_ROWS       64
+#define ROWS_IN_CACHE   64 /* whose weights, with eight tokens' inputs, stay in an L2 of 512 KiB */
 #define MIDDLE_TOKENS   64 /* whose middle rows a share keeps at once */
 #define PACK_ALONE_MAX  8  /* rows quantised sooner than another thread wakes */
 #define PANEL_BYTES_MAX 112
@@ -69,22 +70,22 @@ static void pack_input(const void *context, int32_t pair)
     batch->kernel->pack(&panel, lane, 0, hidden, x);
 }
 
-/* Rows row .. row + rows - 1 of the middle of some tokens of an entry. */
-static void compute_middle(const struct batch *batch, const struct entry *entry, int32_t row,
-                           int32_t rows, int32_t token)
+/* Rows row .. row + rows - 1 of the middle of some tokens of an entry, without packing them: eight
+ * tokens go through all rows before the next, as inputs take more room than weights. */
+static void multiply_middle(const struct batch *batch, const struct entry *entry, int32_t row,
+                            int32_t rows, int32_t token, float (*middle)[GATE_UP_ROWS])
 {
     const struct expert_ffn_args *args = batch->args;
     const struct expert_kernel *kernel = batch->kernel;
     int32_t hidden = args->layout->hidden;
     int32_t end = min_i32(entry->count, token + MIDDLE_TOKENS);
-    _Alignas(64) float middle[MIDDLE_TOKENS][GATE_UP_ROWS];
     _Alignas(64) float gate[EXPERT_BLOCK_TOKENS][EXPERT_TILE_ROWS];
     _Alignas(64) float up[EXPERT_BLOCK_TOKENS][EXPERT_TILE_ROWS];
-    for (int32_t r = 0; r < rows; r += EXPERT_TILE_ROWS) {
-        struct expert_band w1 = band_of(batch, entry, EXPERT_W1, hidden, row + r);
-        struct expert_band w3 = band_of(batch, entry, EXPERT_W3, hidden, row + r);
-        for (int32_t i = token; i < end; i += EXPERT_BLOCK_TOKENS) {
-            struct expert_panel panel = panel_of(batch, entry, batch->inputs, hidden, i);
+    for (int32_t i = token; i < end; i += EXPERT_BLOCK_TOKENS) {
+        struct expert_panel panel = panel_of(batch, entry, batch->inputs, hidden, i);
+        for (int32_t r = 0; r < rows; r += EXPERT_TILE_ROWS) {
+            struct expert_band w1 = band_of(batch, entry, EXPERT_W1, hidden, row + r);
+            struct expert_band w3 = band_of(batch, entry, EXPERT_W3, hidden, row + r);
             kernel->multiply(&w1, &panel, gate);
             kernel->multiply(&w3, &panel, up);
             for (int32_t t = 0; t < panel.tokens; t++)
@@ -92,11 +93,21 @@ static void compute_middle(const struct batch *batch, const struct entry *entry,
                                  args->limit, &middle[i - token + t][r]);
         }
     }
+}
+
+static void compute_middle(const struct batch *batch, const struct entry *entry, int32_t row,
+                           int32_t rows, int32_t token)
+{
+    int32_t end = min_i32(entry->count, token + MIDDLE_TOKENS);
+    _Alignas(64) float middle[MIDDLE_TOKENS][GATE_UP_ROWS];
+    for (int32_t r = 0; r < rows; r += ROWS_IN_CACHE)
+        multiply_middle(batch, entry, row + r, min_i32(ROWS_IN_CACHE, rows - r), token,
+                        (float(*)[GATE_UP_ROWS])(void *)&middle[0][r]);
     for (int32_t i = token; i < end; i++) {
         int32_t lane = i % EXPERT_BLOCK_TOKENS;
         struct expert_panel panel =
-            panel_of(batch, entry, batch->middles, args->layout->width, i - lane);
-        kernel->pack(&panel, lane, row, rows, middle[i - token]);
+            panel_of(batch, entry, batch->middles, batch->args->layout->width, i - lane);
+        batch->kernel->pack(&panel, lane, row, rows, middle[i - token]);
     }
 }
 
@@ -121,10 +132,10 @@ static void multiply_down(const void *context, int32_t idx)
     int32_t first = idx % shares * DOWN_ROWS;
     int32_t end = min_i32(first + DOWN_ROWS, hidden);
     _Alignas(64) float sums[EXPERT_BLOCK_TOKENS][EXPERT_TILE_ROWS];
-    for (int32_t row = first; row < end; row += EXPERT_TILE_ROWS) {
-        struct expert_band w2 = band_of(batch, entry, EXPERT_W2, layout->width, row);
-        for (int32_t i = 0; i < entry->count; i += EXPERT_BLOCK_TOKENS) {
-            struct expert_panel panel = panel_of(batch, entry, batch->middles, layout->width, i);
+    for (int32_t i = 0; i < entry->count; i += EXPERT_BLOCK_TOKENS) {
+        struct expert_panel panel = panel_of(batch, entry, batch->middles, layout->width, i);
+        for (int32_t row = first; row < end; row += EXPERT_TILE_ROWS) {
+            struct expert_band w2 = band_of(batch, entry, EXPERT_W2, layout->width, row);
             batch->kernel->multiply(&w2, &panel, sums);
             for (int32_t t = 0; t < panel.tokens; t++) {
                 size_t output = (size_t)entry->task->output_rows[entry->first + i + t];

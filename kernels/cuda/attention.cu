@@ -11,7 +11,7 @@
  * Products are exact (both factors are bf16 values), sums f32. Against the twin: where a score
  * moves a weight over a rounding boundary, 1e-3 of the largest element, and a bf16 step of the
  * result. Other formats than 448 e4m3 and 64 bf16 channels, and plain f32 numerics, take
- * attention_plain. */
+ * attention_plain. Passes of more than 16 tokens: attention_wide.cu. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/attention_plain.cuh"
 
@@ -39,7 +39,12 @@ extern "C" void cuda_attention(struct stream *stream, const struct attention_arg
     int32_t together = (int32_t)(CUDA_SCRATCH_BYTES / sizeof(float) / (token_floats + 1));
     uintptr_t places = (uintptr_t)args->window_rows | (uintptr_t)args->rows;
     if (!args->round || format->encoding != ROW_KV || format->plain != ATTENTION_PLAIN ||
-        args->width != ATTENTION_WIDTH || places % 8 != 0 || together == 0) {
+        args->width != ATTENTION_WIDTH || places % 8 != 0) {
+        attention_plain(stream, args);
+        return;
+    }
+    if (attention_wide(stream, args)) return;
+    if (together == 0) {
         attention_plain(stream, args);
         return;
     }

@@ -9,6 +9,7 @@
 #define ATTENTION_ROW_BYTES   584
 #define ATTENTION_TILE        16 /* rows of a product */
 #define ATTENTION_GROUP_TILES 4  /* 64 rows, as the published program takes them */
+#define ATTENTION_WIDE_TOKENS 17 /* of a pass that takes attention_wide */
 
 /* One call, or the tokens of it whose scores fit into scratch. */
 struct attention {
@@ -21,5 +22,9 @@ struct attention {
 
 void attention_score(struct stream *stream, const struct attention *work);
 void attention_sum(struct stream *stream, const struct attention *work);
+
+/* Native rows by passes of many tokens; false, and nothing launched, where there are few or the
+ * device lacks the shared memory. */
+bool attention_wide(struct stream *stream, const struct attention_args *args);
 
 #endif

@@ -31,6 +31,7 @@ __device__ __forceinline__ void score_group(const struct attention_args &args,
 /* Grid (heads, tokens). */
 static __global__ void attention_plain_kernel(struct attention_args args, int32_t row_bytes)
 {
+    launch_chain();
     __shared__ float scores[ROW_GROUP];
     __shared__ float parts[WARPS_MAX];
     int head = (int)blockIdx.x;

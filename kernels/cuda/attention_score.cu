@@ -100,6 +100,7 @@ __device__ __forceinline__ void score_tile(const uint16_t *decoded,
 /* Grid (tiles in turn, tokens, blocks of 64 heads). */
 static __global__ void __launch_bounds__(THREADS, 1) attention_score_kernel(struct attention work)
 {
+    launch_chain();
     __shared__ __align__(16) uint16_t decoded[ATTENTION_TILE * PITCH];
     const struct attention_args &args = work.args;
     int t = work.first_token + (int)blockIdx.y;

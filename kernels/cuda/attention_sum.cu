@@ -155,6 +155,7 @@ __device__ __forceinline__ void sum_groups(const struct rows_visible &rows, int 
 /* Grid (slices of 32 channels, blocks of 16 heads, tokens). */
 static __global__ void __launch_bounds__(THREADS, 2) attention_sum_kernel(struct attention work)
 {
+    launch_chain();
     __shared__ float parts[WARPS][SUM_HEADS][CHANNELS];
     __shared__ float weights[WARPS][SUM_HEADS];
     __shared__ float maxima[SUM_HEADS];

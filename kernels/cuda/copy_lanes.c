@@ -207,6 +207,7 @@ static uint64_t lanes_fence(struct device *device)
     if (lanes->fenceless || cudaStreamQuery(compute) == cudaSuccess) return 0;
     (void)cudaGetLastError();
     cudaEvent_t event = lanes->fences[(lanes->fence_count + 1) % FENCES_MAX];
+    lanes->compute->after_kernel = false;
     cudaError_t code = cudaEventRecord(event, compute);
     stream_latch(lanes->compute, code, "a fence");
     /* Without its computation the device writes nothing any more either. */
@@ -220,6 +221,7 @@ static void lanes_compute_await(struct device *device, enum device_lane which, u
     SL_ASSERT(ticket <= lane->submitted);
     if (ticket <= lane->done) return; /* and its event may be another's by now */
     cudaEvent_t event = lane->events[ticket % DEVICE_COPIES_MAX];
+    lanes->compute->after_kernel = false;
     stream_latch(lanes->compute, cudaStreamWaitEvent(lanes->compute->handle, event, 0),
                  "waiting for a copy");
 }

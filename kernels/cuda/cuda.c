@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/fused.h"
 
 #include <string.h>
 
@@ -39,6 +40,20 @@ enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
     return SL_OK;
 }
 
+/* The first kernel of all: one that fails to run does so here. */
+static enum sl_status find_chains(struct stream *stream, struct sl_error *error)
+{
+    uint32_t chains = 0;
+    stream_probe_chains(stream, stream->tickets);
+    CUDA_TRY(stream->fault, "running the first kernel", error);
+    CUDA_TRY(cudaMemcpyAsync(&chains, stream->tickets, sizeof chains, cudaMemcpyDeviceToHost,
+                             stream->handle),
+             "running the first kernel", error);
+    CUDA_TRY(cudaStreamSynchronize(stream->handle), "running the first kernel", error);
+    stream->chains = chains != 0;
+    return SL_OK;
+}
+
 static enum sl_status stream_fill(struct stream *stream, struct sl_error *error)
 {
     int device = 0;
@@ -56,6 +71,7 @@ static enum sl_status stream_fill(struct stream *stream, struct sl_error *error)
              "allocating the stream's scratch memory", error);
     CUDA_TRY(cudaMalloc((void **)&stream->tickets, CUDA_TICKETS * sizeof(uint32_t)),
              "allocating the stream's tickets", error);
+    SL_TRY(find_chains(stream, error));
     CUDA_TRY(cudaMemset(stream->tickets, 0, CUDA_TICKETS * sizeof(uint32_t)),
              "clearing the stream's tickets", error);
     return cuda_check(cudaDeviceSynchronize(), "clearing the stream's tickets", error);
@@ -110,6 +126,18 @@ enum sl_status cuda_stream_fault(const struct stream *stream, struct sl_error *e
                         cudaGetErrorString(stream->synced), cudaGetErrorName(stream->synced));
 }
 
+bool cuda_stream_chain(struct stream *stream, bool chained)
+{
+    bool before = stream->chains;
+    stream->chains = chained;
+    return before;
+}
+
+uint64_t cuda_stream_launches(const struct stream *stream)
+{
+    return stream->launches;
+}
+
 enum sl_status cuda_memory_alloc(size_t bytes, void **out, struct sl_error *error)
 {
     size_t free_bytes = 0;
@@ -135,6 +163,7 @@ static enum sl_status copy(struct stream *stream, void *target, const void *sour
                            enum cudaMemcpyKind kind)
 {
     if (bytes == 0) return SL_OK;
+    stream->after_kernel = false;
     stream_latch(stream, cudaMemcpyAsync(target, source, bytes, kind, stream->handle), "a copy");
     return stream_sync(stream);
 }
@@ -151,8 +180,13 @@ enum sl_status cuda_copy_out(struct stream *stream, void *host, const void *devi
 
 const struct ops *ops_cuda(void)
 {
+    static const struct fused_ops fused = {.turn = cuda_fused_turn,
+                                           .linears = cuda_fused_linears,
+                                           .latents = cuda_fused_latents,
+                                           .queries = cuda_fused_queries};
     static const struct ops table = {
         .name = "cuda",
+        .fused = &fused,
         .stream_create = stream_create,
         .stream_destroy = stream_destroy,
         .stream_sync = stream_sync,

@@ -36,6 +36,13 @@ const struct ops *ops_cuda(void);
 /* stream_create with the sentence of what failed. */
 enum sl_status cuda_stream_create(struct stream **out, struct sl_error *error) SL_MUST_USE;
 
+/* Whether kernels may begin before the one before has ended, where this build and the device can;
+ * true at first if they can. Returns what it was. For benchmarks and for recordings that fail. */
+bool cuda_stream_chain(struct stream *stream, bool chained);
+
+/* Kernels launched or recorded so far. */
+uint64_t cuda_stream_launches(const struct stream *stream);
+
 /* The fault that the last stream_sync returned, as a sentence; its status. SL_OK if it was fine. */
 enum sl_status cuda_stream_fault(const struct stream *stream, struct sl_error *error);
 

@@ -6,6 +6,7 @@
 
 static __global__ void embed_kernel(struct embed_args args)
 {
+    launch_chain();
     int32_t hidden = args.table.columns;
     int32_t t = (int32_t)blockIdx.y;
     int32_t c = (int32_t)(blockIdx.x * THREADS + threadIdx.x);

@@ -186,6 +186,7 @@ __device__ __forceinline__ void put_sums(float *parts, const float sums[4])
 static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
     gate_up_kernel(const struct expert_ffn_work ffn)
 {
+    launch_chain();
     SL_SHARED(uint8_t, shared);
     const struct expert_task task = ffn.tasks[blockIdx.y];
     if (task.count <= 0) return;
@@ -234,6 +235,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
 static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
     down_kernel(const struct expert_ffn_work ffn)
 {
+    launch_chain();
     SL_SHARED(uint8_t, shared);
     const struct expert_task task = ffn.tasks[blockIdx.y];
     if (task.count <= 0) return;

@@ -39,6 +39,7 @@ __device__ __forceinline__ float plain_product(const struct expert_ffn_work &ffn
  * warps, tasks). */
 static __global__ void plain_gate_up_kernel(const struct expert_ffn_work ffn)
 {
+    launch_chain();
     const struct expert_task task = ffn.tasks[blockIdx.y];
     int hidden = ffn.layout.hidden;
     int row = (int)(blockIdx.x * WARPS + threadIdx.x / WARP_LANES);
@@ -56,6 +57,7 @@ static __global__ void plain_gate_up_kernel(const struct expert_ffn_work ffn)
 
 static __global__ void plain_down_kernel(const struct expert_ffn_work ffn)
 {
+    launch_chain();
     const struct expert_task task = ffn.tasks[blockIdx.y];
     int width = ffn.layout.width;
     int row = (int)(blockIdx.x * WARPS + threadIdx.x / WARP_LANES);

@@ -85,6 +85,7 @@ __device__ __forceinline__ void put_block(const struct wide &wide, const struct 
 /* Grid (rows, tasks). */
 static __global__ void __launch_bounds__(256) wide_input_kernel(const struct wide wide)
 {
+    launch_chain();
     const struct expert_task task = wide.ffn.tasks[blockIdx.y];
     int row = (int)blockIdx.x;
     int hidden = wide.ffn.layout.hidden;
@@ -277,6 +278,7 @@ __device__ __forceinline__ void set_band(struct product *product, const struct w
 template <int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const struct wide wide)
 {
+    launch_chain();
     SL_SHARED(uint8_t, stages);
     const struct expert_task *task = &wide.ffn.tasks[blockIdx.z];
     int first = (int)blockIdx.x * TOKENS;
@@ -315,6 +317,7 @@ static __global__ void __launch_bounds__(THREADS, 1) wide_gate_up_kernel(const s
 template <int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1) wide_down_kernel(const struct wide wide)
 {
+    launch_chain();
     SL_SHARED(uint8_t, stages);
     const struct expert_task *task = &wide.ffn.tasks[blockIdx.z];
     int first = (int)blockIdx.x * TOKENS;

@@ -25,6 +25,7 @@ __device__ __forceinline__ void copy_pieces(const struct pieces &pieces)
 
 static __global__ void publish_kernel(struct pieces pieces, uint32_t *flag, uint32_t value)
 {
+    launch_chain();
     copy_pieces(pieces);
     __threadfence_system(); /* every thread's part is there before the flag */
     __syncthreads();
@@ -33,6 +34,7 @@ static __global__ void publish_kernel(struct pieces pieces, uint32_t *flag, uint
 
 static __global__ void take_kernel(struct pieces pieces, const uint32_t *flag, uint32_t value)
 {
+    launch_chain();
     if (flag && threadIdx.x == 0) {
         while (*static_cast<const volatile uint32_t *>(flag) < value)
             __nanosleep(LOOK_NS);

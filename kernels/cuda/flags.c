@@ -38,6 +38,7 @@ void flags_take(const struct flags *flags, struct stream *stream, const uint32_t
         flags_copy_by_kernel(stream, flag, value, pieces, count);
         return;
     }
+    stream->after_kernel = false;
     if (flags->wait(stream->handle, (unsigned long long)(uintptr_t)flag, value, WAIT_AT_LEAST) != 0)
         stream_latch(stream, cudaErrorUnknown, "waiting for a flag");
     flags_copy_by_kernel(stream, NULL, 0, pieces, count);

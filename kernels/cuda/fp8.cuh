@@ -13,13 +13,19 @@ static __device__ __forceinline__ void fp8_to_f16(uint32_t codes, uint32_t *even
     *odd = (codes & 0x80008000u) | (codes >> 1 & 0x3f803f80u);
 }
 
-/* The same as bf16 pairs, with their values: the bias differs by 120, and a product with 2^120
- * makes that good for subnormals as well. */
-static __device__ __forceinline__ void fp8_to_bf16(uint32_t codes, uint32_t *even, uint32_t *odd)
+/* The same as bf16 pairs times 2^-120 * `factor`: the bias differs by 120, and a product makes that
+ * good for subnormals as well. `factor` is a bf16 value, twice. */
+static __device__ __forceinline__ void fp8_to_bf16_times(uint32_t codes, uint32_t factor,
+                                                         uint32_t *even, uint32_t *odd)
 {
-    const uint32_t factor = 0x7b807b80u; /* 2^120, twice */
     *even = multiply_bf16((codes << 8 & 0x80008000u) | (codes << 4 & 0x07f007f0u), factor);
     *odd = multiply_bf16((codes & 0x80008000u) | (codes >> 4 & 0x07f007f0u), factor);
+}
+
+/* The same with their values. */
+static __device__ __forceinline__ void fp8_to_bf16(uint32_t codes, uint32_t *even, uint32_t *odd)
+{
+    fp8_to_bf16_times(codes, 0x7b807b80u, even, odd);
 }
 
 #endif

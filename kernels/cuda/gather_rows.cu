@@ -6,6 +6,7 @@
 
 static __global__ void gather_rows_kernel(struct gather_rows_args args)
 {
+    launch_chain();
     int32_t row = args.rows[blockIdx.x];
     if (row < 0) return;
     const float *source = args.source + (size_t)row * (size_t)args.width;

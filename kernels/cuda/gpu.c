@@ -70,6 +70,7 @@ static void gpu_copy(struct gpu *gpu, void *target, const void *source, size_t b
 {
     struct stream *stream = gpu->stream;
     if (bytes == 0 || stream->fault != cudaSuccess || stream->loading) return;
+    stream->after_kernel = false;
     stream_latch(stream, cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream->handle),
                  "a copy");
 }
@@ -106,8 +107,15 @@ static enum sl_status gpu_record(struct gpu *gpu, struct sl_error *error)
     SL_ASSERT(!gpu_of(gpu)->recording);
     CUDA_TRY(cudaStreamBeginCapture(gpu->stream->handle, cudaStreamCaptureModeThreadLocal),
              "recording a pass", error);
+    gpu->stream->after_kernel = false;
     gpu_of(gpu)->recording = true;
     return SL_OK;
+}
+
+/* What a driver may be unable to record, so that the next try does without. */
+static void give_up_something(struct cuda_gpu *gpu)
+{
+    if (!cuda_stream_chain(gpu->base.stream, false)) gpu->flags.wait = NULL;
 }
 
 static enum sl_status gpu_record_end(struct gpu *gpu, struct gpu_graph **out,
@@ -119,6 +127,7 @@ static enum sl_status gpu_record_end(struct gpu *gpu, struct gpu_graph **out,
     *out = NULL;
     SL_ASSERT(gpu_of(gpu)->recording);
     gpu_of(gpu)->recording = false;
+    stream->after_kernel = false;
     cudaError_t code = cudaStreamEndCapture(stream->handle, &graph);
     if (code == cudaSuccess) code = stream->fault;
     /* A launch that was refused while recording is no fault of the stream: nothing was run. */
@@ -126,8 +135,7 @@ static enum sl_status gpu_record_end(struct gpu *gpu, struct gpu_graph **out,
     stream->fault_where = NULL;
     if (code == cudaSuccess) code = cudaGraphInstantiate(&exec, graph, 0);
     if (graph) (void)cudaGraphDestroy(graph);
-    /* It may be the driver's waits that cannot be recorded; a kernel's can, next time. */
-    if (code != cudaSuccess) gpu_of(gpu)->flags.wait = NULL;
+    if (code != cudaSuccess) give_up_something(gpu_of(gpu));
     CUDA_TRY(code, "recording a pass", error);
     struct gpu_graph *made = calloc(1, sizeof *made);
     if (!made) {
@@ -143,6 +151,7 @@ static void gpu_graph_launch(struct gpu *gpu, struct gpu_graph *graph)
 {
     struct stream *stream = gpu->stream;
     if (stream->fault != cudaSuccess) return;
+    stream->after_kernel = false;
     stream_latch(stream, cudaGraphLaunch(graph->exec, stream->handle), "launching a pass");
 }
 

@@ -6,6 +6,7 @@
 static __global__ void __launch_bounds__(HYPER_THREADS)
     hyper_head_kernel(struct hyper_head_args args)
 {
+    launch_chain();
     __shared__ float parts[WARPS_MAX];
     __shared__ float factors[OPS_STREAMS_MAX];
     size_t t = blockIdx.x;

@@ -8,6 +8,7 @@
 /* STREAMS at compile time, so that the old streams stay in registers. */
 template <int STREAMS> static __global__ void hyper_post_kernel(struct hyper_post_args args)
 {
+    launch_chain();
     size_t t = blockIdx.y;
     int32_t c = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (c >= args.hidden) return;

@@ -3,7 +3,8 @@
  * count (indexer_score.cu, or below for other formats), counts and rows (indexer_select.cu). Scores
  * stay in device memory, and rows come out in the twin's order, ties to the lower row.
  *
- * args->scores holds the scores of the last token afterwards, as with the twin. */
+ * args->scores holds the scores of the last token afterwards, as with the twin. Passes of many
+ * tokens leave it alone and keep no scores at all: indexer_wide.cu. */
 #include "kernels/cuda/indexer.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -19,6 +20,7 @@
  * take rows in turn, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_any_kernel(struct indexer_work work)
 {
+    launch_chain();
     const struct indexer_args &args = work.args;
     int t = (int)blockIdx.y;
     int lane = (int)threadIdx.x % WARP_LANES;
@@ -101,8 +103,10 @@ extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *a
     work.rotation_scale = (float)(1.0 / root);
     work.count_stride = args->round ? INDEXER_ROUND_COUNTS : INDEXER_COUNTS;
     work.packed = args->round && args->format.encoding == ROW_KEY && args->width == INDEXER_WIDTH &&
-                  work.heads_padded <= INDEXER_HEADS_MAX && (uintptr_t)args->rows % 16 == 0 &&
+                  work.heads_padded <= INDEXER_HEADS_MAX &&
+                  ((uintptr_t)args->rows | (uintptr_t)args->queries) % 16 == 0 &&
                   indexer_score_bytes(work.heads_padded) <= (size_t)stream->shared_bytes_max;
+    if (indexer_wide(stream, &work)) return;
     SL_ASSERT(place_scratch(&work, stream->scratch, 1) <= CUDA_SCRATCH_BYTES);
     int32_t together = args->tokens;
     while (place_scratch(&work, stream->scratch, together) > CUDA_SCRATCH_BYTES)

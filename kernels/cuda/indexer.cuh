@@ -25,7 +25,7 @@
 struct indexer_work {
     struct indexer_args args;
     float *scores;     /* [tokens, rows_max]; of the call's last token args.scores */
-    uint32_t *bins;    /* [tokens, 2, INDEXER_BINS] */
+    uint32_t *bins;    /* [tokens, 2, INDEXER_BINS]; NULL with indexer_wide */
     uint32_t *counts;  /* [tokens, blocks, count_stride] */
     float *weights;    /* [tokens, heads_padded], scaled, then zeros */
     uint16_t *queries; /* [tokens, heads_padded, INDEXER_QUERY_PITCH] f16, channels in the order of
@@ -46,6 +46,9 @@ void indexer_score_any(struct stream *stream, const struct indexer_work *work);
 void indexer_score_packed(struct stream *stream, const struct indexer_work *work);
 /* Shared memory that packed keys take with so many heads. */
 size_t indexer_score_bytes(int32_t heads_padded);
+/* Scores and choice of packed keys by passes of many tokens; false, and nothing launched, where the
+ * others are to do it. The call's scratch and first_token are its own matter. */
+bool indexer_wide(struct stream *stream, const struct indexer_work *call);
 /* The best rows, from scores and bins. */
 void indexer_select(struct stream *stream, const struct indexer_work *work);
 

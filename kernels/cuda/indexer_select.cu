@@ -7,6 +7,7 @@
  * every block knows where its rows go, so nothing depends on the order in which blocks run. */
 #include "kernels/cuda/indexer.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 #define THREADS     256
 #define WARPS       (THREADS / WARP_LANES)
@@ -19,30 +20,6 @@ struct cut {
     int bin;
     uint32_t rest;
 };
-
-/* Sum of `value` over the threads before this one; the block's total in *total. */
-__device__ __forceinline__ uint32_t block_scan(uint32_t value, uint32_t *parts, uint32_t *total)
-{
-    int lane = (int)threadIdx.x % WARP_LANES;
-    int warp = (int)threadIdx.x / WARP_LANES;
-    uint32_t sum = value;
-#pragma unroll
-    for (int offset = 1; offset < WARP_LANES; offset *= 2) {
-        uint32_t before = __shfl_up_sync(WARP_ALL, sum, offset);
-        if (lane >= offset) sum += before;
-    }
-    __syncthreads();
-    if (lane == WARP_LANES - 1) parts[warp] = sum;
-    __syncthreads();
-    uint32_t first = 0;
-    uint32_t all = 0;
-    for (int w = 0; w < WARPS; w++) {
-        if (w < warp) first += parts[w];
-        all += parts[w];
-    }
-    *total = all;
-    return first + sum - value;
-}
 
 /* By all threads; bins [count], count a multiple of 32 and at most BINS_MAX, in any memory. */
 __device__ __forceinline__ struct cut find_cut(const uint32_t *bins, int count, uint32_t need,
@@ -104,6 +81,7 @@ __device__ __forceinline__ uint32_t find_prefix(const struct indexer_work &work,
  * tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_narrow_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ uint32_t parts[WARPS];
     __shared__ struct cut found;
     int t = (int)blockIdx.y;
@@ -125,6 +103,7 @@ static __global__ void __launch_bounds__(THREADS) indexer_narrow_kernel(struct i
  * (blocks, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_count_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ uint32_t counts[INDEXER_COUNTS];
     __shared__ uint32_t parts[WARPS];
     __shared__ struct cut found;
@@ -196,6 +175,7 @@ __device__ __forceinline__ struct before add_counts(const struct indexer_work &w
 /* Grid (blocks, tokens). */
 static __global__ void __launch_bounds__(THREADS) indexer_select_kernel(struct indexer_work work)
 {
+    launch_chain();
     __shared__ uint32_t sums[INDEXER_COUNTS];
     __shared__ uint32_t parts[WARPS];
     __shared__ struct cut found;

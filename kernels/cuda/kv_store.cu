@@ -6,6 +6,7 @@
 static __global__ void __launch_bounds__(THREADS)
     kv_store_kernel(struct kv_store_args args, int32_t row_bytes)
 {
+    launch_chain();
     int t = (int)blockIdx.x;
     int slot = args.positions[t] % args.capacity;
     bool later = false; /* of tokens that share a slot the last one wins */

@@ -11,15 +11,82 @@
 #define WARP_LANES 32
 #define WARP_ALL   0xffffffffu
 
+/* Chained launches. From compute capability 9.0 on a kernel may begin before the one before it on
+ * the stream has ended ("programmatic dependent launch"), so that launching, and loading weights,
+ * cost no time of their own. What keeps this right:
+ *
+ * 1. Every thread of every kernel calls launch_await before it reads what a launch may write, and
+ *    before it writes anything at all. It returns when the kernel before has ended and its writes
+ *    are visible. That one's threads did the same, so all launches before have ended, too, and a
+ *    kernel's end means as much to events, flags and the host as it does without chains.
+ * 2. Only what no launch writes may be read earlier: weights, which are there since the model was
+ *    opened. Who does so says it ("Before launch_await:"); ./run gpu-report looks for others.
+ * 3. launch_next lets the next kernel begin when all blocks of this one have called it or ended.
+ *    The next one takes only room that this one's blocks have no use for, and no block waits for
+ *    room that a waiting block holds.
+ * 4. A kernel is chained to a kernel alone, never to a copy, a wait for a flag or an event, or the
+ *    end of a graph (stream->after_kernel), and only if the machine code that runs knows how to
+ *    wait (stream->chains, as a kernel of this build has told). */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define LAUNCH_CHAINS 1
+#else
+#define LAUNCH_CHAINS 0
+#endif
+
+__device__ __forceinline__ void launch_next()
+{
+#if LAUNCH_CHAINS
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void launch_await()
+{
+#if LAUNCH_CHAINS
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif defined(SL_CUDA_EMULATOR)
+    cuda_emulator_awaited(); /* ends the program if some thread of a kernel never comes here */
+#endif
+}
+
+/* The first statement of a kernel that reads nothing early. */
+__device__ __forceinline__ void launch_chain()
+{
+    launch_next();
+    launch_await();
+}
+
 #ifdef SL_CUDA_EMULATOR
-#define SL_START(kernel, grid, block, shared_bytes, handle, ...)                                   \
-    cuda_emulator_start(kernel, #kernel, grid, block, shared_bytes, handle, __VA_ARGS__)
+#define SL_START(stream, kernel, grid, block, shared_bytes, ...)                                   \
+    ((void)cudaGetLastError(), /* of a call before */                                              \
+     cuda_emulator_start(kernel, #kernel, grid, block, shared_bytes, (stream)->handle,             \
+                         __VA_ARGS__),                                                             \
+     cudaGetLastError())
 #define SL_LOAD(kernel) cuda_emulator_load(kernel, #kernel)
 /* `type *name` is the block's dynamic shared memory, on a 128-byte boundary. */
 #define SL_SHARED(type, name) type *name = static_cast<type *>(cuda_emulator_shared())
 #else
-#define SL_START(kernel, grid, block, shared_bytes, handle, ...)                                   \
-    (kernel)<<<grid, block, shared_bytes, handle>>>(__VA_ARGS__)
+template <class... Parameters, class... Arguments>
+static inline cudaError_t launch_start(const struct stream *stream, void (*kernel)(Parameters...),
+                                       dim3 grid, dim3 block, size_t shared_bytes,
+                                       Arguments &&...arguments)
+{
+    cudaLaunchAttribute chained = {};
+    cudaLaunchConfig_t config = {};
+    chained.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    chained.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream->handle;
+    config.attrs = &chained;
+    config.numAttrs = stream->chains && stream->after_kernel ? 1 : 0;
+    cudaError_t code = cudaLaunchKernelEx(&config, kernel, static_cast<Arguments &&>(arguments)...);
+    if (code != cudaSuccess) (void)cudaGetLastError();
+    return code;
+}
+#define SL_START(stream, kernel, grid, block, shared_bytes, ...)                                   \
+    launch_start(stream, kernel, grid, block, shared_bytes, __VA_ARGS__)
 template <class Kernel> static inline cudaError_t launch_load(Kernel *kernel)
 {
     struct cudaFuncAttributes attributes;
@@ -39,8 +106,11 @@ extern __shared__ __align__(128) unsigned char sl_shared_bytes[];
             stream_latch((stream), SL_LOAD(kernel), "loading " #kernel);                           \
             break;                                                                                 \
         }                                                                                          \
-        SL_START(kernel, sl_grid_, block, shared_bytes, (stream)->handle, __VA_ARGS__);            \
-        stream_latch((stream), cudaGetLastError(), #kernel);                                       \
+        stream_latch((stream),                                                                     \
+                     SL_START(stream, kernel, sl_grid_, block, shared_bytes, __VA_ARGS__),         \
+                     #kernel);                                                                     \
+        (stream)->launches++;                                                                      \
+        (stream)->after_kernel = true;                                                             \
     } while (0)
 
 /* Lets a kernel use more dynamic shared memory than the 48 KiB that need no asking. A host call

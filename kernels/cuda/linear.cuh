@@ -1,4 +1,4 @@
-/* The three ways of a linear, for its launcher alone: each takes what it can and says so. */
+/* The ways of a linear, for its launcher alone: each takes what it can and says so. */
 #ifndef SLUICE_KERNELS_CUDA_LINEAR_CUH
 #define SLUICE_KERNELS_CUDA_LINEAR_CUH
 
@@ -8,7 +8,22 @@
 bool linear_tiles_fp8(struct stream *stream, const struct linear_args *args);
 bool linear_tiles_bf16(struct stream *stream, const struct linear_args *args);
 
+/* The same for more than LINEAR_TOKENS_FEW tokens: a weight is read once for up to 128 of them. */
+#define LINEAR_TOKENS_FEW 16
+bool linear_wide(struct stream *stream, const struct linear_args *args);
+
 /* f32 sums of anything. */
 void linear_float(struct stream *stream, const struct linear_args *args);
+
+/* Whether whole blocks of 128 columns and tiles of 8 rows lie on boundaries of vectors. */
+#define LINEAR_COLUMNS   128
+#define LINEAR_TILE_ROWS 8
+static inline bool linear_tiles_fit(const struct linear_args *args)
+{
+    uintptr_t addresses =
+        reinterpret_cast<uintptr_t>(args->weight.data) | reinterpret_cast<uintptr_t>(args->x);
+    return args->weight.columns % LINEAR_COLUMNS == 0 &&
+           args->weight.rows / args->groups % LINEAR_TILE_ROWS == 0 && addresses % 16 == 0;
+}
 
 #endif

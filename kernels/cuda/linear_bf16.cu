@@ -5,5 +5,5 @@ bool linear_tiles_bf16(struct stream *stream, const struct linear_args *args)
 {
     if (args->weight.format != MATRIX_BF16 || !args->bf16_input || args->quantise_input)
         return false;
-    return tiles_fit(args) && linear_tiles<bf16_plain>(stream, args);
+    return linear_tiles_fit(args) && linear_tiles<bf16_plain>(stream, args);
 }

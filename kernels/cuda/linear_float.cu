@@ -6,6 +6,7 @@
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/split.cuh"
 
 #define THREADS         256
 #define WARPS           (THREADS / WARP_LANES)
@@ -14,7 +15,7 @@
 #define CHUNK           (4 * THREADS)
 #define SPLIT_TILES_MAX 512 /* with more tiles of rows nothing is split */
 #define SPLITS_MAX      64
-#define PASS_TOKENS_MAX 16
+#define PASS_TOKENS_MAX 4096
 #define INPUT_BYTES_MAX                                                                            \
     (CUDA_SCRATCH_BYTES / 2) /* of the quantised input; the parts lie behind                       \
                               */
@@ -111,27 +112,12 @@ static __device__ __forceinline__ void multiply(const struct linear_args &args,
     }
 }
 
-/* True in all threads of the block that is the last of gridDim.y to come here; the parts of all the
- * others are visible to it. */
-static __device__ __forceinline__ bool last_of_split(uint32_t *ticket)
-{
-    __shared__ uint32_t drawn;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        drawn = atomicAdd(ticket, 1u);
-        if (drawn == gridDim.y - 1) *ticket = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return drawn == gridDim.y - 1;
-}
-
 /* gridDim: tiles of rows, splits, tiles of tokens. */
 template <enum matrix_format FORMAT, int TOKENS>
 static __global__ void __launch_bounds__(THREADS)
     linear_float_kernel(struct linear_args args, struct float_plan plan)
 {
+    launch_chain();
     __shared__ float warp_sums[WARPS][ROWS * TOKENS];
     int32_t tile = (int32_t)blockIdx.x;
     int32_t group = tile / plan.group_tiles;
@@ -156,7 +142,7 @@ static __global__ void __launch_bounds__(THREADS)
         size_t place = (size_t)blockIdx.z * gridDim.x + blockIdx.x;
         float *parts = plan.parts + place * gridDim.y * (ROWS * TOKENS);
         if (i < ROWS * TOKENS) parts[blockIdx.y * (ROWS * TOKENS) + (unsigned)i] = sum;
-        if (!last_of_split(plan.tickets + place)) return;
+        if (!last_of_split(plan.tickets + place, gridDim.y)) return;
         sum = 0.0f;
         if (i < ROWS * TOKENS)
             for (unsigned split = 0; split < gridDim.y; split++)
@@ -173,6 +159,7 @@ static __global__ void __launch_bounds__(THREADS)
 static __global__ void __launch_bounds__(THREADS)
     quantise_kernel(const float *x, float *out, int32_t columns, int32_t pieces)
 {
+    launch_chain();
     int32_t lane = (int32_t)threadIdx.x % WARP_LANES;
     int32_t blocks = (columns + LOWP_FP8_BLOCK - 1) / LOWP_FP8_BLOCK;
     int64_t warp = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / WARP_LANES;
@@ -202,7 +189,35 @@ static void launch(struct stream *stream, const struct linear_args *args,
                   *plan);
 }
 
-/* One pass of at most PASS_TOKENS_MAX tokens. */
+static int32_t splits_of(const struct linear_args *args)
+{
+    int64_t tiles = (int64_t)args->groups * ceil_div_i32(args->weight.rows / args->groups, ROWS);
+    return tiles >= SPLIT_TILES_MAX
+               ? 1
+               : min_i32(ceil_div_i32(args->weight.columns, CHUNK), SPLITS_MAX);
+}
+
+/* Tokens of one pass: as many as tickets and scratch have room for. */
+static int32_t pass_tokens(const struct linear_args *args)
+{
+    size_t tiles =
+        (size_t)args->groups * (size_t)ceil_div_i32(args->weight.rows / args->groups, ROWS);
+    size_t splits = (size_t)splits_of(args);
+    size_t token_bytes = (size_t)args->groups * (size_t)args->weight.columns * sizeof(float);
+    size_t tile_bytes = splits * ROWS * TOKENS_MAX * sizeof(float);
+    size_t tokens = PASS_TOKENS_MAX;
+    if (splits > 1) {
+        size_t parts = (CUDA_SCRATCH_BYTES - INPUT_BYTES_MAX) / (tiles * tile_bytes);
+        size_t tickets = CUDA_TICKETS / tiles;
+        size_t room = TOKENS_MAX * (parts < tickets ? parts : tickets);
+        tokens = tokens < room ? tokens : room;
+    }
+    size_t inputs = INPUT_BYTES_MAX / token_bytes;
+    if (args->quantise_input && inputs < tokens) tokens = inputs;
+    return (int32_t)tokens;
+}
+
+/* One pass of at most pass_tokens(args) tokens. */
 static void run_pass(struct stream *stream, const struct linear_args *args)
 {
     struct float_plan plan = {};
@@ -225,11 +240,11 @@ static void run_pass(struct stream *stream, const struct linear_args *args)
         plan.x = quantised;
     }
     int64_t tiles = (int64_t)args->groups * plan.group_tiles;
-    int32_t splits = tiles >= SPLIT_TILES_MAX ? 1 : min_i32(plan.chunks, SPLITS_MAX);
+    int32_t splits = splits_of(args);
     uintptr_t addresses =
         reinterpret_cast<uintptr_t>(args->weight.data) | reinterpret_cast<uintptr_t>(plan.x);
     plan.aligned = columns % 4 == 0 && addresses % 16 == 0;
-    SL_ASSERT(splits == 1 || tiles * (PASS_TOKENS_MAX / TOKENS_MAX) <= CUDA_TICKETS);
+    SL_ASSERT(splits == 1 || tiles * ceil_div_i32(args->tokens, TOKENS_MAX) <= CUDA_TICKETS);
     switch (args->weight.format) {
     case MATRIX_F32: launch<MATRIX_F32>(stream, args, &plan, splits); break;
     case MATRIX_BF16: launch<MATRIX_BF16>(stream, args, &plan, splits); break;
@@ -241,8 +256,10 @@ void linear_float(struct stream *stream, const struct linear_args *args)
 {
     struct linear_args part = *args;
     size_t stride = (size_t)args->groups * (size_t)args->weight.columns;
+    int32_t tokens_max = pass_tokens(args);
+    SL_ASSERT(tokens_max >= 1);
     for (int32_t first = 0; first < args->tokens; first += part.tokens) {
-        part.tokens = min_i32(PASS_TOKENS_MAX, args->tokens - first);
+        part.tokens = min_i32(tokens_max, args->tokens - first);
         part.x = args->x + (size_t)first * stride;
         part.out = args->out + (size_t)first * (size_t)args->weight.rows;
         run_pass(stream, &part);

@@ -3,7 +3,7 @@
 
 bool linear_tiles_fp8(struct stream *stream, const struct linear_args *args)
 {
-    if (args->weight.format != MATRIX_FP8 || !tiles_fit(args)) return false;
+    if (args->weight.format != MATRIX_FP8 || !linear_tiles_fit(args)) return false;
     if (args->quantise_input) return linear_tiles<fp8_quantised>(stream, args);
     return args->bf16_input && linear_tiles<fp8_plain>(stream, args);
 }

@@ -18,9 +18,9 @@
 
 #define TILE_WARPS   8
 #define TILE_THREADS (TILE_WARPS * WARP_LANES)
-#define TILE_ROWS    8
-#define TILE_COLUMNS 128
-#define TILE_TOKENS  16
+#define TILE_ROWS    LINEAR_TILE_ROWS
+#define TILE_COLUMNS LINEAR_COLUMNS
+#define TILE_TOKENS  LINEAR_TOKENS_FEW
 
 /* How one launch is cut. */
 struct tile_plan {
@@ -184,6 +184,11 @@ struct bf16_plain {
     }
 };
 
+/* A block's part of a launch: steps `first`, first + stride, ... of a group. */
+struct tile_share {
+    int32_t first, stride, group;
+};
+
 /* Where a warp's next load comes from: slots of its tile, then its next tile. */
 struct tile_cursor {
     int32_t step, slot;
@@ -193,11 +198,11 @@ struct tile_cursor {
 template <class Format>
 static __device__ __forceinline__ void pack_input(const struct linear_args &args,
                                                   const struct tile_plan &plan,
-                                                  const struct tile_memory &memory)
+                                                  const struct tile_memory &memory, int32_t group)
 {
     int lane = (int)threadIdx.x % WARP_LANES;
     size_t columns = (size_t)args.weight.columns;
-    const float *x = args.x + blockIdx.y * columns;
+    const float *x = args.x + (size_t)group * columns;
     for (int32_t i = (int32_t)threadIdx.x / WARP_LANES; i < plan.tokens * plan.blocks;
          i += TILE_WARPS) {
         int32_t token = i / plan.blocks;
@@ -236,7 +241,8 @@ static __device__ __forceinline__ void multiply_block(const struct tile_memory &
 /* Adds the warps' sums of each tile in order and writes the outputs of one step. */
 static __device__ __forceinline__ void write_step(const struct linear_args &args,
                                                   const struct tile_plan &plan,
-                                                  const struct tile_memory &memory, int32_t step)
+                                                  const struct tile_memory &memory, int32_t step,
+                                                  int32_t group)
 {
     int32_t tiles = TILE_WARPS / plan.split;
     int32_t per_tile = plan.tokens * TILE_ROWS;
@@ -249,17 +255,18 @@ static __device__ __forceinline__ void write_step(const struct linear_args &args
         for (int32_t w = 0; w < plan.split; w++)
             sum += memory.sums[(tile * plan.split + w) * TILE_TOKENS * TILE_ROWS + place];
         args.out[(size_t)(place / TILE_ROWS) * (size_t)args.weight.rows +
-                 (size_t)blockIdx.y * (size_t)plan.group_rows + (size_t)row] =
-            round_if(sum, args.round);
+                 (size_t)group * (size_t)plan.group_rows + (size_t)row] = round_if(sum, args.round);
     }
 }
 
-/* gridDim.x blocks share the steps of a group, gridDim.y is the group. */
+/* By all threads of a block, once; begins and awaits (launch.cuh). */
 template <class Format>
-static __global__ void __launch_bounds__(TILE_THREADS, 2)
-    linear_tiles_kernel(struct linear_args args, struct tile_plan plan)
+static __device__ __forceinline__ void multiply_tiles(const struct linear_args &args,
+                                                      const struct tile_plan &plan,
+                                                      struct tile_share share)
 {
     SL_SHARED(float, shared);
+    launch_next();
     struct tile_memory memory;
     memory.scales = shared;
     memory.sums = memory.scales + plan.blocks * TILE_TOKENS;
@@ -273,11 +280,11 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
     int32_t tiles = TILE_WARPS / plan.split;
     const uint8_t *data = static_cast<const uint8_t *>(args.weight.data);
     size_t row_bytes = (size_t)args.weight.columns * Format::WEIGHT_BYTES;
-    size_t group_row = (size_t)blockIdx.y * (size_t)plan.group_rows;
+    size_t group_row = (size_t)share.group * (size_t)plan.group_rows;
 
     uint4 weights[Format::DEPTH][Format::VECTORS] = {};
     uint8_t scale_codes[Format::DEPTH] = {};
-    struct tile_cursor ahead = {(int32_t)blockIdx.x, 0};
+    struct tile_cursor ahead = {share.first, 0};
     auto fetch = [&](uint4 *into, uint8_t *scale_code) {
         int32_t row = (ahead.step * tiles + tile_in_step) * TILE_ROWS + lane / 4;
         int32_t block = slice + ahead.slot * plan.split;
@@ -294,16 +301,17 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
         }
         if (++ahead.slot == plan.slots) {
             ahead.slot = 0;
-            ahead.step += (int32_t)gridDim.x;
+            ahead.step += share.stride;
         }
     };
 #pragma unroll
     for (int d = 0; d < Format::DEPTH; d++)
-        fetch(weights[d], &scale_codes[d]);
-    pack_input<Format>(args, plan, memory);
+        fetch(weights[d], &scale_codes[d]); /* Before launch_await: weights */
+    launch_await();
+    pack_input<Format>(args, plan, memory, share.group);
     __syncthreads();
 
-    for (int32_t step = (int32_t)blockIdx.x; step < plan.steps; step += (int32_t)gridDim.x) {
+    for (int32_t step = share.first; step < plan.steps; step += share.stride) {
         int32_t row = (step * tiles + tile_in_step) * TILE_ROWS;
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         for (int32_t first = 0; first < plan.slots; first += Format::DEPTH) {
@@ -324,22 +332,18 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
         mine[place + 8 * TILE_ROWS] = sums[2];
         mine[place + 8 * TILE_ROWS + 1] = sums[3];
         __syncthreads();
-        write_step(args, plan, memory, step);
+        write_step(args, plan, memory, step, share.group);
         __syncthreads();
     }
 }
 
-static inline bool aligned_16(const void *address)
+/* gridDim.x blocks share the steps of a group, gridDim.y is the group. */
+template <class Format>
+static __global__ void __launch_bounds__(TILE_THREADS, 2)
+    linear_tiles_kernel(struct linear_args args, struct tile_plan plan)
 {
-    return reinterpret_cast<uintptr_t>(address) % 16 == 0;
-}
-
-/* Whether tiles fit: whole blocks and tiles, vectors on their boundaries. */
-static inline bool tiles_fit(const struct linear_args *args)
-{
-    return args->weight.columns % TILE_COLUMNS == 0 &&
-           args->weight.rows / args->groups % TILE_ROWS == 0 && aligned_16(args->weight.data) &&
-           aligned_16(args->x);
+    multiply_tiles<Format>(args, plan,
+                           {(int32_t)blockIdx.x, (int32_t)gridDim.x, (int32_t)blockIdx.y});
 }
 
 /* The plan but for its tokens. Warps enough for two blocks on every processor, from one tile if it
@@ -361,23 +365,32 @@ static inline struct tile_plan plan_tiles(const struct stream *stream,
     return plan;
 }
 
+/* Shared memory of a block for `tokens` tokens, bytes. */
+template <class Format>
+static inline size_t tile_bytes(const struct linear_args *args, const struct tile_plan *plan,
+                                int32_t tokens)
+{
+    size_t stride = (size_t)args->weight.columns * Format::X_BYTES + Format::PAD_BYTES;
+    return sizeof(float) * TILE_TOKENS * ((size_t)plan->blocks + (size_t)TILE_WARPS * TILE_ROWS) +
+           (size_t)tokens * stride;
+}
+
 /* False when not even one token fits into shared memory. */
 template <class Format>
 static bool linear_tiles(struct stream *stream, const struct linear_args *args)
 {
     struct tile_plan plan = plan_tiles(stream, args, Format::DEPTH);
-    size_t stride = (size_t)args->weight.columns * Format::X_BYTES + Format::PAD_BYTES;
-    size_t fixed =
-        sizeof(float) * TILE_TOKENS * ((size_t)plan.blocks + (size_t)TILE_WARPS * TILE_ROWS);
     size_t room = (size_t)stream->shared_bytes_max;
-    if (fixed + stride > room) return false;
-    int32_t tokens_max = min_i32(TILE_TOKENS, (int32_t)((room - fixed) / stride));
+    int32_t tokens_max = TILE_TOKENS;
+    while (tokens_max > 0 && tile_bytes<Format>(args, &plan, tokens_max) > room)
+        tokens_max--;
+    if (tokens_max == 0) return false;
     struct linear_args part = *args;
     for (int32_t first = 0; first < args->tokens; first += plan.tokens) {
         plan.tokens = min_i32(tokens_max, args->tokens - first);
         part.x = args->x + (size_t)first * (size_t)args->groups * (size_t)args->weight.columns;
         part.out = args->out + (size_t)first * (size_t)args->weight.rows;
-        size_t shared_bytes = fixed + (size_t)plan.tokens * stride;
+        size_t shared_bytes = tile_bytes<Format>(args, &plan, plan.tokens);
         int32_t blocks_max = stream->processors * (2 * shared_bytes > room ? 1 : 2) / args->groups;
         dim3 grid((unsigned)min_i32(plan.steps, max_i32(1, blocks_max)), (unsigned)args->groups);
         SL_ALLOW_SHARED(stream, (linear_tiles_kernel<Format>), shared_bytes);

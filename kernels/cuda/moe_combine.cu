@@ -7,6 +7,7 @@
 
 static __global__ void moe_combine_kernel(struct moe_combine_args args)
 {
+    launch_chain();
     int32_t t = (int32_t)blockIdx.y;
     int32_t c = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (c >= args.hidden) return;

@@ -7,6 +7,7 @@
 
 static __global__ void mtp_mix_kernel(struct mtp_mix_args args)
 {
+    launch_chain();
     int32_t t = (int32_t)blockIdx.z;
     int32_t m = (int32_t)blockIdx.y;
     int32_t c = (int32_t)(blockIdx.x * THREADS + threadIdx.x);

@@ -7,6 +7,7 @@
 
 static __global__ void __launch_bounds__(THREADS) norm_kernel(struct norm_args args)
 {
+    launch_chain();
     __shared__ float parts[WARPS_MAX];
     size_t first = (size_t)blockIdx.x * (size_t)args.width;
     const float *x = args.x + first;

@@ -50,4 +50,30 @@ __device__ __forceinline__ float block_max(float value, float *parts)
     return warp_max(parts[lane < warps ? lane : 0]);
 }
 
+/* Sum of `value` over the threads before this one; the block's total in *total. `parts` as above.
+ */
+__device__ __forceinline__ uint32_t block_scan(uint32_t value, uint32_t *parts, uint32_t *total)
+{
+    int lane = (int)threadIdx.x % WARP_LANES;
+    int warp = (int)threadIdx.x / WARP_LANES;
+    int warps = (int)blockDim.x / WARP_LANES;
+    uint32_t sum = value;
+#pragma unroll
+    for (int offset = 1; offset < WARP_LANES; offset *= 2) {
+        uint32_t before = __shfl_up_sync(WARP_ALL, sum, offset);
+        if (lane >= offset) sum += before;
+    }
+    __syncthreads();
+    if (lane == WARP_LANES - 1) parts[warp] = sum;
+    __syncthreads();
+    uint32_t first = 0;
+    uint32_t all = 0;
+    for (int w = 0; w < warps; w++) {
+        if (w < warp) first += parts[w];
+        all += parts[w];
+    }
+    *total = all;
+    return first + sum - value;
+}
+
 #endif

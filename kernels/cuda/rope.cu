@@ -8,6 +8,7 @@
 
 static __global__ void __launch_bounds__(THREADS) rope_kernel(struct rope_args args)
 {
+    launch_chain();
     SL_SHARED(struct rotation, rotations);
     int32_t pairs = args.rotary / 2;
     int32_t t = (int32_t)blockIdx.y;

@@ -60,6 +60,7 @@ static __device__ __forceinline__ void write_choice(const struct router_args &ar
 
 static __global__ void __launch_bounds__(WARP_LANES) router_kernel(struct router_args args)
 {
+    launch_chain();
     SL_SHARED(float, activations); /* [experts], then keys [experts] */
     __shared__ int32_t found[OPS_EXPERTS_PER_TOKEN_MAX];
     __shared__ int32_t ids[OPS_EXPERTS_PER_TOKEN_MAX];

@@ -82,7 +82,7 @@ __device__ __forceinline__ const uint8_t *rows_address(const struct rows_visible
     int32_t slot = i + rows.oldest_slot;
     if (slot >= rows.capacity) slot -= rows.capacity;
     int32_t row = max(0, i - rows.window_count);
-    if (rows.selected) row = __ldg(rows.selected + row);
+    if (rows.selected) row = rows.selected[row];
     const uint8_t *first = in_window ? rows.window : rows.compressed;
     row = in_window ? slot : row;
     return first + (size_t)row * (size_t)rows.row_bytes;

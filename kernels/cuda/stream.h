@@ -29,12 +29,18 @@ struct stream {
     int32_t processors;       /* multiprocessors */
     int32_t shared_bytes_max; /* a block may ask for */
     int32_t arch;             /* 80, 90, ... */
+    bool chains;              /* kernels may be chained (launch.cuh) */
+    bool after_kernel;        /* what was queued last is a kernel: the next may be chained to it */
+    uint64_t launches;        /* so far */
     bool loading;             /* launches load their kernel and do nothing else */
     cudaError_t fault;        /* the first since the last sync */
     const char *fault_where;  /* static text */
     cudaError_t synced;       /* what the last sync returned, and where */
     const char *synced_where;
 };
+
+/* Tells, in a kernel, whether the machine code that runs can be chained; `out` is device memory. */
+void stream_probe_chains(struct stream *stream, uint32_t *out);
 
 /* Latches a failed call; `where` is static text. */
 static inline void stream_latch(struct stream *stream, cudaError_t code, const char *where)

@@ -7,6 +7,7 @@
 
 static __global__ void swiglu_kernel(struct swiglu_args args, int64_t count)
 {
+    launch_chain();
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < count) args.out[i] = round_if(swiglu(args.gate[i], args.up[i], args.limit), args.round);
 }

@@ -35,6 +35,7 @@ struct thread_state {
     uint64_t seen;
     const char *what;
     bool done;
+    bool awaited; /* the kernel before */
     bool yielded; /* has let others run in this sweep */
 };
 
@@ -61,6 +62,8 @@ thread_state &self()
 void run_fiber(int idx)
 {
     (*kernel_body)();
+    if (!threads[(size_t)idx].awaited)
+        cuda_emulator_die("a thread ends that has not called launch_await");
     threads[(size_t)idx].done = true;
     fiber_leave(true);
 }
@@ -139,7 +142,7 @@ void run_block()
         for (meeting &each : one.meetings)
             each.arrived = each.mask = 0;
     for (size_t i = 0; i < threads.size(); i++) {
-        threads[i].done = threads[i].yielded = false;
+        threads[i].done = threads[i].yielded = threads[i].awaited = false;
         threads[i].waits_for = nullptr;
         fiber_prepare((int)i, run_fiber);
     }
@@ -234,6 +237,11 @@ const cuda_emulator_words *cuda_emulator_exchange(unsigned mask, const cuda_emul
         wait_until_changed(&at.generation, generation, what);
     }
     return shown;
+}
+
+void cuda_emulator_awaited()
+{
+    self().awaited = true;
 }
 
 void cuda_emulator_yield()

@@ -48,6 +48,10 @@ const cuda_emulator_words *cuda_emulator_exchange(unsigned mask, const cuda_emul
 /* Lets other threads of the block run: for loops that wait for them. */
 void cuda_emulator_yield();
 
+/* The calling thread has waited for the kernel before (kernels/cuda/launch.cuh); one that ends
+ * without ends the program. */
+void cuda_emulator_awaited();
+
 /* Ends the program: "cuda emulator: kernel <name>, block (..), thread (..): <text>". */
 [[noreturn]] void cuda_emulator_die(const char *text);
 

@@ -1,0 +1,68 @@
+/* Chains of ops in fewer launches, for a processor on which a launch costs as much as a short op.
+ * Each is tested against the chain it replaces; who has none of them (the CPU) leaves the table
+ * away.
+ *
+ * A call that cannot take these shapes, or so many tokens, returns false and has launched nothing:
+ * the caller runs the chain. Arrays are as in kernels/ops.h; what the chain would leave in between
+ * is left undefined. */
+#ifndef SLUICE_KERNELS_FUSED_H
+#define SLUICE_KERNELS_FUSED_H
+
+#include "kernels/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FUSED_TOKENS_MAX  16
+#define FUSED_LINEARS_MAX 8
+
+/* Between two sublayers: the output of one into the streams, the input of the next out of them. As
+ * gather_rows and moe_combine into post.x, if `routed`; then hyper_post, linear with `fn` (f32, not
+ * rounded), hyper_pre and norm in place. */
+struct fused_turn_args {
+    struct hyper_post_args post; /* x: the sublayer's output; with `routed` the shared expert's */
+    struct hyper_pre_args pre;   /* streams: post's; mix is not used */
+    const float *fn;             /* [(2 + M) * M, M * hidden] */
+    const uint16_t *norm;        /* [hidden] bf16 */
+    const float *routed;         /* [tokens, top, hidden], or NULL */
+    const float *host_routed;    /* the same; rows of `gather` lie here, in mapped memory */
+    const int32_t *gather;       /* [tokens * top] rows, or -1 */
+    int32_t top;
+};
+
+/* What follows the products of a layer's input, row by row: norm of the query rank vectors in
+ * place; norm, rope and kv_store of the window's rows; kv_compress for each of `compress`. */
+struct fused_latents_args {
+    struct norm_args query;     /* out is x */
+    struct norm_args kv;        /* x is left as it was; out is not used */
+    struct kv_store_args store; /* x is not used */
+    const float *frequencies;   /* [rotary / 2] of the rope: of the last store.format.rotary */
+    const struct kv_compress_args *compress; /* [compress_count], of the same tokens */
+    int32_t compress_count;                  /* at most 2 */
+};
+
+/* Between the products of the query rank vector and what reads queries: head_norm of `heads`, then
+ * rope of them, and rope of `index` if its tokens are not 0. */
+struct fused_queries_args {
+    struct head_norm_args heads;
+    struct rope_args rope, index;
+};
+
+struct fused_ops {
+    bool (*turn)(struct stream *stream, const struct fused_turn_args *args);
+    /* linear for each of `count` items, which share tokens and have one group. */
+    bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
+    bool (*latents)(struct stream *stream, const struct fused_latents_args *args);
+    bool (*queries)(struct stream *stream, const struct fused_queries_args *args);
+};
+
+bool cuda_fused_turn(struct stream *stream, const struct fused_turn_args *args);
+bool cuda_fused_linears(struct stream *stream, const struct linear_args *items, int32_t count);
+bool cuda_fused_latents(struct stream *stream, const struct fused_latents_args *args);
+bool cuda_fused_queries(struct stream *stream, const struct fused_queries_args *args);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
