@@ -23,7 +23,7 @@ struct budget_request {
 
 struct budget {
     int32_t context_tokens, chunk_tokens; /* defaults and limits applied */
-    uint64_t dense_bytes;                 /* mapped weights, in the page cache, or copies */
+    uint64_t dense_bytes;                 /* weights mapped, or copied to large pages */
     uint64_t session_bytes;               /* KV cache of one session at full context */
     uint64_t workspace_bytes;             /* arrays of one chunk, and logits */
     uint64_t expert_ram_bytes;            /* bound for the expert store: slots and staging */

@@ -111,7 +111,8 @@ static void print_places(FILE *out, const struct inspection *inspection)
     for (int part = 0; part < INSPECT_ROUTED; part++)
         if (inspection->sums[part].tensors)
             print_row(out, part_texts[part].name, inspection->sums[part].bytes,
-                      "mapped, in the page cache");
+                      budget->with_gpu ? "GPU, copied at the start"
+                                       : "RAM, mapped, or copied to large pages");
     print_row(out, part_texts[INSPECT_ROUTED].name,
               inspection->packed_path ? budget->expert_disk_bytes
                                       : inspection->sums[INSPECT_ROUTED].bytes,

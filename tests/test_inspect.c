@@ -217,7 +217,7 @@ static void the_text_says_what_the_json_says_in_columns(void **state)
     int rows = 0;
     char *text = report_of(&fixture->options, false);
     json_t *report = json_of(&fixture->options);
-    snprintf(expected, sizeof expected, " %" PRId64 "  mapped, in the page cache",
+    snprintf(expected, sizeof expected, " %" PRId64 "  RAM, mapped, or copied to large pages",
              number(report, "parts.attention.bytes"));
     assert_non_null(strstr(text, expected));
     assert_non_null(strstr(text, fixture->directory));
