@@ -1,4 +1,4 @@
-/* Cases of sluice-bench-gpu: routed experts, attention and indexer over contexts, dense products.
+/* Cases of sluice-bench-gpu: routed experts, attention and indexer over contexts.
  * Bytes are what an op must read or write once: weights, cached rows, queries and results. */
 #include "bench/gpu/gpu_bench.h"
 
@@ -217,71 +217,6 @@ void gpu_bench_attention(struct gpu_bench *bench)
             measure_attention(bench, token_counts[t], 4, contexts[c]);
             measure_attention(bench, token_counts[t], 128, contexts[c]);
             measure_indexer(bench, token_counts[t], bench->tiny ? 4096 : contexts[c]);
-        }
-    }
-}
-
-/* ---- dense products ---- */
-
-struct linear_case {
-    struct linear_args args;
-    size_t weight_bytes;
-};
-
-static void launch_linear(struct gpu_bench *bench, void *context, int32_t repeat)
-{
-    struct linear_case *test = context;
-    (void)repeat;
-    test->args.weight.data = gpu_bench_fresh(bench, test->weight_bytes);
-    bench->gpu->ops->linear(bench->gpu->stream, &test->args);
-}
-
-void gpu_bench_linear(struct gpu_bench *bench)
-{
-    static const struct {
-        const char *name;
-        enum matrix_format format;
-        int32_t rows, columns, groups;
-    } shapes[] = {
-        {"wq_a fp8 1024 x 4096", MATRIX_FP8, 1024, 4096, 1},
-        {"wq_b fp8 32768 x 1024", MATRIX_FP8, 32768, 1024, 1},
-        {"wkv fp8 512 x 4096", MATRIX_FP8, 512, 4096, 1},
-        {"wo_a fp8 8192 x 4096 in groups", MATRIX_FP8, 8192, 4096, 8},
-        {"wo_b fp8 4096 x 8192", MATRIX_FP8, 4096, 8192, 1},
-        {"shared w1 fp8 2048 x 4096", MATRIX_FP8, 2048, 4096, 1},
-        {"shared w2 fp8 4096 x 2048", MATRIX_FP8, 4096, 2048, 1},
-        {"compressor bf16 1024 x 4096", MATRIX_BF16, 1024, 4096, 1},
-        {"router bf16 256 x 4096", MATRIX_BF16, 256, 4096, 1},
-        {"streams f32 24 x 16384", MATRIX_F32, 24, 16384, 1},
-        {"head bf16 129280 x 4096", MATRIX_BF16, 129280, 4096, 1},
-    };
-    if (!bench->gpu->ops->linear) return;
-    for (size_t s = 0; s < (bench->tiny ? 1 : SL_COUNT_OF(shapes)); s++) {
-        for (size_t t = 0; t < (bench->tiny ? 2 : SL_COUNT_OF(token_counts)); t++) {
-            int32_t tokens = token_counts[t];
-            size_t elements = (size_t)shapes[s].rows * (size_t)shapes[s].columns;
-            bool fp8 = shapes[s].format == MATRIX_FP8;
-            size_t element = fp8 ? 1 : shapes[s].format == MATRIX_BF16 ? 2 : 4;
-            struct linear_case test = {.weight_bytes = elements * element};
-            char name[96];
-            test.args = (struct linear_args){
-                .x = gpu_bench_put(bench, NULL,
-                                   (size_t)tokens * (size_t)(shapes[s].groups * shapes[s].columns) *
-                                       4),
-                .weight = {.scale = gpu_bench_fresh(bench, elements / 16384),
-                           .format = shapes[s].format,
-                           .rows = shapes[s].rows,
-                           .columns = shapes[s].columns},
-                .out = gpu_bench_put(bench, NULL, (size_t)tokens * (size_t)shapes[s].rows * 4),
-                .tokens = tokens,
-                .groups = shapes[s].groups,
-                .quantise_input = fp8 && shapes[s].groups == 1,
-                .round = fp8,
-                .bf16_input = true,
-            };
-            if (bench->failures > 0) return;
-            snprintf(name, sizeof name, "%s, %d tokens", shapes[s].name, (int)tokens);
-            gpu_bench_measure(bench, name, (double)test.weight_bytes, launch_linear, &test);
         }
     }
 }

@@ -83,6 +83,29 @@ static void multiply(struct twin *twin, const struct product *p)
     release(twin, &o);
 }
 
+/* What the device makes of all tokens, in one launch; the caller's. */
+static float *multiply_together(struct twin *twin, const struct product *p, struct operands *o)
+{
+    struct linear_args args = arguments(p, o, true);
+    float *together = twin_host(o->out.bytes);
+    twin->gpu->linear(twin->gpu_stream, &args);
+    memcpy(together, twin_download(twin, &o->out), o->out.bytes);
+    return together;
+}
+
+/* And of each by itself. Borrowed, until the next download. */
+static const float *multiply_alone(struct twin *twin, const struct product *p, struct operands *o)
+{
+    struct linear_args args = arguments(p, o, true);
+    args.tokens = 1;
+    for (int32_t t = 0; t < p->tokens; t++) {
+        args.x = (const float *)o->x.device + (size_t)t * (size_t)p->groups * (size_t)p->columns;
+        args.out = (float *)o->out.device + (size_t)t * (size_t)p->rows;
+        twin->gpu->linear(twin->gpu_stream, &args);
+    }
+    return twin_download(twin, &o->out);
+}
+
 static const int32_t token_counts[] = {0, 1, 2, 7, 16, 19};
 
 /* What the emulator leaves out: it takes seconds for what a GPU does at once. */
@@ -211,17 +234,8 @@ static void chunks_are_close_to_decode(struct twin *twin)
         struct product p = shapes[i];
         struct operands o;
         fill(twin, &p, &o);
-        struct linear_args args = arguments(&p, &o, true);
-        twin->gpu->linear(twin->gpu_stream, &args);
-        float *chunk = twin_host(o.out.bytes);
-        memcpy(chunk, twin_download(twin, &o.out), o.out.bytes);
-        for (int32_t t = 0; t < p.tokens; t++) {
-            args.tokens = 1;
-            args.x = (const float *)o.x.device + (size_t)t * (size_t)p.groups * (size_t)p.columns;
-            args.out = (float *)o.out.device + (size_t)t * (size_t)p.rows;
-            twin->gpu->linear(twin->gpu_stream, &args);
-        }
-        twin_check_close(twin, "chunk and decode", chunk, twin_download(twin, &o.out), o.out_count,
+        float *chunk = multiply_together(twin, &p, &o);
+        twin_check_close(twin, "chunk and decode", chunk, multiply_alone(twin, &p, &o), o.out_count,
                          3e-5, 6e-5);
         free(chunk);
         release(twin, &o);
@@ -242,17 +256,8 @@ static void tokens_do_not_depend_on_neighbours(struct twin *twin)
         struct product p = shapes[i];
         struct operands o;
         fill(twin, &p, &o);
-        struct linear_args args = arguments(&p, &o, true);
-        twin->gpu->linear(twin->gpu_stream, &args);
-        float *together = twin_host(o.out.bytes);
-        memcpy(together, twin_download(twin, &o.out), o.out.bytes);
-        for (int32_t t = 0; t < p.tokens; t++) {
-            args.tokens = 1;
-            args.x = (const float *)o.x.device + (size_t)t * (size_t)p.groups * (size_t)p.columns;
-            twin->gpu->linear(twin->gpu_stream, &args);
-            twin_check_bytes(twin, "token alone", twin_download(twin, &o.out),
-                             together + (size_t)t * (size_t)p.rows, (size_t)p.rows * 4);
-        }
+        float *together = multiply_together(twin, &p, &o);
+        twin_check_bytes(twin, "tokens alone", multiply_alone(twin, &p, &o), together, o.out.bytes);
         free(together);
         release(twin, &o);
     }
