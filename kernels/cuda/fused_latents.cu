@@ -5,6 +5,7 @@
  * Against the chain of twins: as norm and kv_compress against theirs; a window row's codes may be
  * their neighbours, rarely. */
 #include "kernels/cuda/kv_compress.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/fused.h"
 
 #define THREADS      COMPRESS_THREADS
@@ -17,19 +18,6 @@ struct latents {
     int32_t row_bytes;
 };
 
-/* A row normed, from x to out (which may be x). */
-__device__ __forceinline__ void norm_row(const struct norm_args &args, const float *x, float *out,
-                                         float *sums)
-{
-    float sum = 0.0f;
-    for (int i = (int)threadIdx.x; i < args.width; i += THREADS)
-        sum = fmaf(x[i], x[i], sum);
-    sum = block_sum(sum, sums);
-    float inverse = 1.0f / sqrtf(sum / (float)args.width + args.epsilon);
-    for (int i = (int)threadIdx.x; i < args.width; i += THREADS)
-        out[i] = round_if(bf16_decode(args.weight[i]) * (x[i] * inverse), args.round);
-}
-
 /* The window's row of token t. */
 __device__ __forceinline__ void store_row(const struct latents &work, int t, float *sums)
 {
@@ -41,7 +29,7 @@ __device__ __forceinline__ void store_row(const struct latents &work, int t, flo
     for (int i = t + 1 + (int)threadIdx.x; i < store.tokens; i += THREADS)
         later |= store.positions[i] % store.capacity == slot;
     if (__syncthreads_or(later)) return;
-    norm_row(norm, norm.x + (size_t)t * (size_t)norm.width, row, sums);
+    norm_row<THREADS>(norm, norm.x + (size_t)t * (size_t)norm.width, row, sums);
     __syncthreads();
     float position = (float)store.positions[t];
     for (int j = (int)threadIdx.x; j < store.format.rotary / 2; j += THREADS) {
@@ -62,7 +50,7 @@ static __global__ void __launch_bounds__(THREADS, 2) latents_kernel(const struct
     int block = (int)blockIdx.x;
     if (block < tokens) {
         float *row = work.args.query.out + (size_t)block * (size_t)work.args.query.width;
-        norm_row(work.args.query, row, row, sums);
+        norm_row<THREADS>(work.args.query, row, row, sums);
     } else if (block < 2 * tokens) {
         store_row(work, block - tokens, sums);
     } else {

@@ -8,6 +8,7 @@
  * Against the chain of twins: what goes into the streams is equal bit for bit; sums of products and
  * of squares go in another order, 2e-6 of the largest, so with `round` one bf16 step, rarely. */
 #include "kernels/cuda/hyper_factors.cuh"
+#include "kernels/cuda/hyper_post.cuh"
 #include "kernels/fused.h"
 
 #define STREAMS       4
@@ -64,24 +65,11 @@ __device__ __forceinline__ float output_of(const struct fused_turn_args &args,
 __device__ __forceinline__ void mix_channel(const struct hyper_post_args &post, int32_t t,
                                             int32_t c, float x, float (*shown)[CHANNELS])
 {
-    size_t hidden = (size_t)post.hidden;
-    float *streams = post.streams + (size_t)t * STREAMS * hidden + (size_t)c;
-    const float *factors = post.post + (size_t)t * STREAMS;
-    const float *comb = post.comb + (size_t)t * STREAMS * STREAMS;
-    float old[STREAMS];
+    float mixed[STREAMS];
+    hyper_post_channel<STREAMS>(post, (size_t)t, c, x, mixed);
 #pragma unroll
-    for (int i = 0; i < STREAMS; i++)
-        old[i] = streams[(size_t)i * hidden];
-#pragma unroll
-    for (int j = 0; j < STREAMS; j++) {
-        float mixed = 0.0f;
-#pragma unroll
-        for (int i = 0; i < STREAMS; i++)
-            mixed += comb[i * STREAMS + j] * old[i];
-        float value = round_if(factors[j] * x + mixed, post.round);
-        streams[(size_t)j * hidden] = value;
-        shown[j][c % CHANNELS] = value;
-    }
+    for (int j = 0; j < STREAMS; j++)
+        shown[j][c % CHANNELS] = mixed[j];
 }
 
 /* By a warp: products of its rows of fn with a token's new channels, and, by the first, the sum of

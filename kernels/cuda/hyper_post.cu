@@ -1,34 +1,19 @@
 /* Writes a block's output back into the residual streams and mixes them, in place; a thread a
  * channel. Equal to the twin bit for bit. */
+#include "kernels/cuda/hyper_post.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/numerics.cuh"
 
 #define THREADS 128
 
-/* STREAMS at compile time, so that the old streams stay in registers. */
 template <int STREAMS> static __global__ void hyper_post_kernel(struct hyper_post_args args)
 {
     launch_chain();
     size_t t = blockIdx.y;
     int32_t c = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
+    float mixed[STREAMS];
     if (c >= args.hidden) return;
-    size_t hidden = (size_t)args.hidden;
-    const float *post = args.post + t * STREAMS;
-    const float *comb = args.comb + t * STREAMS * STREAMS;
-    float *streams = args.streams + t * STREAMS * hidden + c;
-    float x = args.x[t * hidden + (size_t)c];
-    float old[STREAMS];
-#pragma unroll
-    for (int i = 0; i < STREAMS; i++)
-        old[i] = streams[(size_t)i * hidden];
-#pragma unroll
-    for (int j = 0; j < STREAMS; j++) {
-        float mixed = 0.0f;
-#pragma unroll
-        for (int i = 0; i < STREAMS; i++)
-            mixed += comb[i * STREAMS + j] * old[i];
-        streams[(size_t)j * hidden] = round_if(post[j] * x + mixed, args.round);
-    }
+    float x = args.x[t * (size_t)args.hidden + (size_t)c];
+    hyper_post_channel<STREAMS>(args, t, c, x, mixed);
 }
 
 extern "C" void cuda_hyper_post(struct stream *stream, const struct hyper_post_args *args)
