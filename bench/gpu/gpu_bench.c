@@ -2,6 +2,8 @@
  * a line of JSON for each case, as bench/README.md describes them. Cases are in gpu_cases.c. */
 #include "bench/gpu/gpu_bench.h"
 
+#include "kernels/cuda/stream.h"
+
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -10,6 +12,9 @@
 #define POOL_BYTES_TINY ((size_t)16 << 20)
 #define STAGING_BYTES   ((size_t)16 << 20)
 #define ALLOCATIONS_MAX 512
+
+#define CHUNK_REPEATS 2    /* launches of a sample: a chunk takes milliseconds */
+#define TENSOR_RATE   4.92 /* TFLOP/s a multiprocessor: 650 of an H100's 132 */
 
 #define SEED 1
 
@@ -147,6 +152,24 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
         samples[i] = bytes > 0 ? bytes / samples[i] : samples[i] / 1000;
     (void)gpu_bench_print(bench, name, bytes > 0 ? "GB/s" : "us", samples,
                           bytes > 0 ? bench->copy_rate : 0);
+}
+
+void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                             double bytes, gpu_bench_launch *launch, void *context)
+{
+    double samples[GPU_BENCH_SAMPLES_MAX];
+    int32_t repeats = bench->repeats;
+    if (bench->failures > 0) return;
+    double tensor_rate = TENSOR_RATE * bench->gpu->stream->processors;
+    bool computes = operations / tensor_rate / 1000 > bytes / bench->copy_rate;
+    bench->repeats = bench->tiny ? 1 : CHUNK_REPEATS;
+    bool good = gpu_bench_sample(bench, launch, context, samples);
+    bench->repeats = repeats;
+    if (!good) return;
+    for (int32_t i = 0; i < bench->rounds; i++)
+        samples[i] = computes ? operations / samples[i] / 1000 : bytes / samples[i];
+    (void)gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
+                          computes ? tensor_rate : bench->copy_rate);
 }
 
 static void copy_pool(struct gpu_bench *bench, void *context, int32_t repeat)

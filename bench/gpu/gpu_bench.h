@@ -50,6 +50,17 @@ void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double o
 /* Device memory of numbers from -1 to 1, as gpu_bench_put. */
 float *gpu_bench_put_floats(struct gpu_bench *bench, size_t count);
 
+/* Cases of attention and of the indexer: every launch sees other compressed rows or keys. */
+struct gpu_attention_case {
+    struct attention_args args;
+    size_t rows_bytes; /* of a launch */
+};
+struct gpu_indexer_case {
+    struct indexer_args args;
+    size_t rows_bytes;
+};
+gpu_bench_launch gpu_bench_launch_attention, gpu_bench_launch_indexer;
+
 uint64_t gpu_bench_now_ns(void);
 
 /* Prints the line of a case and returns its value, the median of bench->rounds samples, which are

@@ -98,14 +98,9 @@ void gpu_bench_experts(struct gpu_bench *bench)
 
 /* ---- attention and indexer ---- */
 
-struct attention_case {
-    struct attention_args args;
-    size_t rows_bytes; /* of a launch */
-};
-
-static void launch_attention(struct gpu_bench *bench, void *context, int32_t repeat)
+void gpu_bench_launch_attention(struct gpu_bench *bench, void *context, int32_t repeat)
 {
-    struct attention_case *test = context;
+    struct gpu_attention_case *test = context;
     (void)repeat;
     if (test->args.ratio > 0) test->args.rows = gpu_bench_fresh(bench, test->rows_bytes);
     bench->gpu->ops->attention(bench->gpu->stream, &test->args);
@@ -132,7 +127,7 @@ static void measure_attention(struct gpu_bench *bench, int32_t tokens, int32_t r
         for (int32_t k = 0; k < 512; k++)
             selected[t * 512 + k] = k < chosen ? (int32_t)((int64_t)k * visible / chosen) : -1;
     }
-    struct attention_case test = {.rows_bytes = row_bytes * (size_t)max_i32(1, visible)};
+    struct gpu_attention_case test = {.rows_bytes = row_bytes * (size_t)max_i32(1, visible)};
     test.args = (struct attention_args){
         .queries = gpu_bench_put(bench, NULL, query_bytes),
         .positions = gpu_bench_put(bench, positions, sizeof positions),
@@ -157,17 +152,12 @@ static void measure_attention(struct gpu_bench *bench, int32_t tokens, int32_t r
         (double)tokens * (double)(chosen + window) * (double)row_bytes + 2.0 * (double)query_bytes;
     snprintf(name, sizeof name, "attention ratio %d, %d tokens at %d", (int)ratio, (int)tokens,
              (int)context_tokens);
-    gpu_bench_measure(bench, name, bytes, launch_attention, &test);
+    gpu_bench_measure(bench, name, bytes, gpu_bench_launch_attention, &test);
 }
 
-struct indexer_case {
-    struct indexer_args args;
-    size_t rows_bytes;
-};
-
-static void launch_indexer(struct gpu_bench *bench, void *context, int32_t repeat)
+void gpu_bench_launch_indexer(struct gpu_bench *bench, void *context, int32_t repeat)
 {
-    struct indexer_case *test = context;
+    struct gpu_indexer_case *test = context;
     (void)repeat;
     test->args.rows = gpu_bench_fresh(bench, test->rows_bytes);
     bench->gpu->ops->indexer(bench->gpu->stream, &test->args);
@@ -184,7 +174,7 @@ static void measure_indexer(struct gpu_bench *bench, int32_t tokens, int32_t con
     char name[96];
     for (int32_t t = 0; t < tokens; t++)
         positions[t] = context_tokens - 1;
-    struct indexer_case test = {.rows_bytes = row_format_bytes(&format) * (size_t)rows};
+    struct gpu_indexer_case test = {.rows_bytes = row_format_bytes(&format) * (size_t)rows};
     test.args = (struct indexer_args){
         .queries = gpu_bench_put(bench, NULL, query_bytes),
         .weights = gpu_bench_put(bench, NULL, (size_t)(tokens * heads) * 4),
@@ -204,7 +194,7 @@ static void measure_indexer(struct gpu_bench *bench, int32_t tokens, int32_t con
     /* Tokens of one sequence share the keys: one reading is what must be. */
     double bytes = (double)test.rows_bytes + (double)query_bytes;
     snprintf(name, sizeof name, "indexer, %d tokens at %d", (int)tokens, (int)context_tokens);
-    gpu_bench_measure(bench, name, bytes, launch_indexer, &test);
+    gpu_bench_measure(bench, name, bytes, gpu_bench_launch_indexer, &test);
 }
 
 void gpu_bench_attention(struct gpu_bench *bench)

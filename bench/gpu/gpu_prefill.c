@@ -7,13 +7,11 @@
 #include <math.h>
 #include <string.h>
 
-#define HEADS       64
-#define WINDOW      128
-#define TOP         512
-#define TOKENS_MAX  8192
-#define SEED_BYTES  ((size_t)1 << 20)
-#define REPEATS     2    /* launches of a sample: a launch takes milliseconds */
-#define TENSOR_RATE 4.92 /* TFLOP/s a multiprocessor: 650 of an H100's 132 */
+#define HEADS      64
+#define WINDOW     128
+#define TOP        512
+#define TOKENS_MAX 8192
+#define SEED_BYTES ((size_t)1 << 20)
 
 /* Device memory of the largest chunk, used by all cases. */
 struct chunk {
@@ -21,53 +19,6 @@ struct chunk {
     int32_t *positions, *selected;
     int32_t heads, window;
 };
-
-struct attention_case {
-    struct attention_args args;
-    size_t rows_bytes;
-};
-
-static void launch_attention(struct gpu_bench *bench, void *context, int32_t repeat)
-{
-    struct attention_case *test = context;
-    (void)repeat;
-    test->args.rows = gpu_bench_fresh(bench, test->rows_bytes);
-    bench->gpu->ops->attention(bench->gpu->stream, &test->args);
-}
-
-struct indexer_case {
-    struct indexer_args args;
-    size_t rows_bytes;
-};
-
-static void launch_indexer(struct gpu_bench *bench, void *context, int32_t repeat)
-{
-    struct indexer_case *test = context;
-    (void)repeat;
-    test->args.rows = gpu_bench_fresh(bench, test->rows_bytes);
-    bench->gpu->ops->indexer(bench->gpu->stream, &test->args);
-}
-
-void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
-                             double bytes, gpu_bench_launch *launch, void *context)
-{
-    struct cuda_device_info info;
-    struct sl_error error;
-    double samples[GPU_BENCH_SAMPLES_MAX];
-    int32_t repeats = bench->repeats;
-    if (bench->failures > 0) return;
-    if (cuda_device_open(0, &info, &error) != SL_OK) return;
-    double tensor_rate = TENSOR_RATE * info.processors;
-    bool computes = operations / tensor_rate / 1000 > bytes / bench->copy_rate;
-    bench->repeats = bench->tiny ? 1 : REPEATS;
-    bool good = gpu_bench_sample(bench, launch, context, samples);
-    bench->repeats = repeats;
-    if (!good) return;
-    for (int32_t i = 0; i < bench->rounds; i++)
-        samples[i] = computes ? operations / samples[i] / 1000 : bytes / samples[i];
-    (void)gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
-                          computes ? tensor_rate : bench->copy_rate);
-}
 
 /* Positions and, with `top`, a choice of evenly spread rows; returns the rows that all tokens see
  * together, those of the window left out. */
@@ -108,7 +59,7 @@ static void measure_attention(struct gpu_bench *bench, const struct chunk *chunk
     size_t row_bytes = row_format_bytes(&format);
     int64_t rows = place_tokens(bench, chunk, tokens, context_tokens, ratio, top) +
                    (int64_t)tokens * chunk->window;
-    struct attention_case test = {.rows_bytes = row_bytes * (size_t)(context_tokens / ratio)};
+    struct gpu_attention_case test = {.rows_bytes = row_bytes * (size_t)(context_tokens / ratio)};
     double query_floats = (double)tokens * (double)(chunk->heads * width);
     char name[96];
     test.args = (struct attention_args){
@@ -133,7 +84,7 @@ static void measure_attention(struct gpu_bench *bench, const struct chunk *chunk
     double bytes = 8.0 * query_floats + (double)test.rows_bytes;
     snprintf(name, sizeof name, "attention ratio %d, chunk of %d at %d", (int)ratio, (int)tokens,
              (int)context_tokens);
-    gpu_bench_measure_bound(bench, name, operations, bytes, launch_attention, &test);
+    gpu_bench_measure_bound(bench, name, operations, bytes, gpu_bench_launch_attention, &test);
 }
 
 static void measure_indexer(struct gpu_bench *bench, const struct chunk *chunk, int32_t tokens,
@@ -143,7 +94,7 @@ static void measure_indexer(struct gpu_bench *bench, const struct chunk *chunk, 
     const int32_t width = 128;
     int32_t rows = context_tokens / 4;
     int64_t candidates = place_tokens(bench, chunk, tokens, context_tokens, 4, 0);
-    struct indexer_case test = {.rows_bytes = row_format_bytes(&format) * (size_t)rows};
+    struct gpu_indexer_case test = {.rows_bytes = row_format_bytes(&format) * (size_t)rows};
     double query_floats = (double)tokens * (double)(chunk->heads * width);
     char name[96];
     test.args = (struct indexer_args){
@@ -164,7 +115,7 @@ static void measure_indexer(struct gpu_bench *bench, const struct chunk *chunk, 
     double operations = 2.0 * (double)candidates * (double)(chunk->heads * width);
     double bytes = 8.0 * query_floats + (double)test.rows_bytes; /* queries are rounded in place */
     snprintf(name, sizeof name, "indexer, chunk of %d at %d", (int)tokens, (int)context_tokens);
-    gpu_bench_measure_bound(bench, name, operations, bytes, launch_indexer, &test);
+    gpu_bench_measure_bound(bench, name, operations, bytes, gpu_bench_launch_indexer, &test);
 }
 
 /* Device floats between -1 and 1, the same ones again after SEED_BYTES. */
