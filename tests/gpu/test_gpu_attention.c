@@ -72,6 +72,18 @@ static void run_gpu(struct twin *twin, const struct attention_args *host, size_t
     twin_free(twin, args.out, query_bytes);
 }
 
+/* The same for `tokens` of the tokens, from `first` on. */
+static struct attention_args tokens_of(const struct attention_args *args, int32_t first,
+                                       int32_t tokens)
+{
+    struct attention_args part = *args;
+    part.tokens = tokens;
+    part.queries = args->queries + (size_t)first * (size_t)args->heads * (size_t)args->width;
+    part.positions = args->positions + first;
+    part.selected = args->selected ? args->selected + first * args->top : NULL;
+    return part;
+}
+
 static void attention(struct twin *twin, const struct attention_case *test, bool round)
 {
     int32_t width = test->format.plain + test->format.rotary;
@@ -132,21 +144,13 @@ static void attention(struct twin *twin, const struct attention_case *test, bool
     bool wide = round && test->tokens >= WIDE_TOKENS;
     if (test->tokens > WIDE_TOKENS) { /* bit by bit the same in a shorter pass */
         int32_t t = test->tokens - WIDE_TOKENS;
-        struct attention_args part = args;
-        part.tokens = WIDE_TOKENS;
-        part.queries = queries + (size_t)t * token_floats;
-        part.positions = positions + t;
-        part.selected = test->top ? selected + t * test->top : NULL;
+        struct attention_args part = tokens_of(&args, t, WIDE_TOKENS);
         run_gpu(twin, &part, window_bytes, rows_bytes, alone);
         twin_check_bytes(twin, "a part alone", alone, got + (size_t)t * token_floats,
                          4 * WIDE_TOKENS * token_floats);
     }
     for (int32_t t = 0; t < test->tokens; t += wide ? 1 + test->tokens / 3 : 5) {
-        struct attention_args one = args;
-        one.tokens = 1;
-        one.queries = queries + (size_t)t * token_floats;
-        one.positions = positions + t;
-        one.selected = test->top ? selected + t * test->top : NULL;
+        struct attention_args one = tokens_of(&args, t, 1);
         run_gpu(twin, &one, window_bytes, rows_bytes, alone);
         if (wide)
             twin_check_close(twin, "a token alone", got + (size_t)t * token_floats, alone,
