@@ -56,6 +56,11 @@ enum sl_status compute_open_stream(const struct compute *compute, const struct o
     return SL_OK;
 }
 
+enum io_kind compute_io(enum sl_io choice)
+{
+    return choice == SL_IO_URING ? IO_URING : choice == SL_IO_PREAD ? IO_PREAD : IO_AUTO;
+}
+
 /* The simulated link where nothing else is asked for: PCIe 4 with sixteen lanes. */
 #define SIM_LINK_BYTES_PER_SECOND 25000000000u
 #define SIM_LATENCY_NS            10000u

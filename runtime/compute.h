@@ -1,12 +1,14 @@
-/* Which kernels and threads compute, and which device is simulated: for an engine, and for who
- * measures in its place and so must have the same. */
+/* Which kernels and threads compute, which door reads, and which device is simulated: for an
+ * engine, and for who measures in its place and so must have the same. */
 #ifndef SLUICE_RUNTIME_COMPUTE_H
 #define SLUICE_RUNTIME_COMPUTE_H
 
 #include "kernels/cpu_isa.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "offload/io.h"
 #include "offload/topology.h"
+#include "runtime/sl.h"
 
 #define COMPUTE_THREADS_MAX 1024
 
@@ -26,6 +28,9 @@ SL_MUST_USE enum sl_status compute_choose(const char *isa, int32_t threads, stru
  * SL_ERR_NO_MEMORY. */
 SL_MUST_USE enum sl_status compute_open_stream(const struct compute *compute, const struct ops *ops,
                                                struct stream **out, struct sl_error *error);
+
+/* The door that reads, for what the user chose. */
+enum io_kind compute_io(enum sl_io choice);
 
 #define COMPUTE_DEVICE_NAME_BYTES 64
 

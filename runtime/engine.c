@@ -132,9 +132,7 @@ static enum sl_status open_store(sl_engine *engine, const struct sl_engine_optio
         .slots_min = engine->budget.slots_min,
         .depth = BUDGET_READ_DEPTH,
         .io_override = overrides->io,
-        .io = options->io == SL_IO_URING   ? IO_URING
-              : options->io == SL_IO_PREAD ? IO_PREAD
-                                           : IO_AUTO};
+        .io = compute_io(options->io)};
     return expert_store_create(&store, &engine->store, error);
 }
 

@@ -290,9 +290,7 @@ static enum sl_status measure(struct subject *subject, const struct sl_host_opti
     subject->bench.seconds = options->seconds > 0 ? options->seconds : SECONDS_DEFAULT;
     subject->bench.memory_bytes = MEMORY_BYTES;
     subject->bench.seed = 1;
-    subject->bench.io = options->io == SL_IO_URING   ? IO_URING
-                        : options->io == SL_IO_PREAD ? IO_PREAD
-                                                     : IO_AUTO;
+    subject->bench.io = compute_io(options->io);
     memset(out, 0, sizeof *out);
     calibration_machine_here(subject->path, *subject->device_name ? subject->device_name : NULL,
                              cpu_isa_name(subject->compute.isa), subject->compute.threads,
