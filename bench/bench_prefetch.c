@@ -4,8 +4,8 @@
  * disk that others use change from second to second. So one engine serves all variants, each with a
  * lookahead of its own, in turns of a few tokens, in an order drawn anew each round. The first
  * tokens of a turn are not timed: they bring the experts in memory to what this variant makes of
- * them. Ratios are to the round's turn without; a second turn without says how far two that are the
- * same come apart.
+ * them. Ratios are to the round's two turns without; that of one to the other says how far two that
+ * are the same come apart.
  *
  * With --file each round is kept there as it ends, and the next call goes on from it: a measurement
  * may be made in several short calls, and one that is cut off loses a round. */
@@ -36,7 +36,8 @@ static const struct variant {
     {"off, traced", SL_PREFETCH_OFF, 0, true},
 };
 
-#define VARIANTS SL_COUNT_OF(variants)
+#define VARIANTS  SL_COUNT_OF(variants)
+#define OFF_TURNS 2 /* the first ones: the others are compared with their geometric mean */
 
 /* What a variant's turn came to, per token. */
 struct outcome {
@@ -250,10 +251,12 @@ static void print_variant(struct prefetch_bench *bench, size_t v)
 
 static void add_round(struct prefetch_bench *bench, const struct outcome *outcomes)
 {
+    double off_ms = sqrt(outcomes[0].token_ms * outcomes[1].token_ms);
     for (size_t v = 0; v < VARIANTS; v++) {
         bench->token_ms[v][bench->rounds] = outcomes[v].token_ms;
         bench->stall_ms[v][bench->rounds] = outcomes[v].stall_ms;
-        bench->ratios[v][bench->rounds] = outcomes[v].token_ms / outcomes[0].token_ms;
+        bench->ratios[v][bench->rounds] =
+            outcomes[v].token_ms / (v < OFF_TURNS ? outcomes[0].token_ms : off_ms);
     }
     bench->rounds++;
 }
