@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define FUSED_TOKENS_MAX  16
+#define FUSED_TOKENS_MAX  16 /* of a pass; turn and queries take more, of a prompt's chunk */
 #define FUSED_LINEARS_MAX 8
 
 /* Between two sublayers: the output of one into the streams, the input of the next out of them. As
@@ -27,7 +27,7 @@ struct fused_turn_args {
     const uint16_t *norm;        /* [hidden] bf16 */
     const float *routed;         /* [tokens, top, hidden], or NULL */
     const float *host_routed;    /* the same; rows of `gather` lie here, in mapped memory */
-    const int32_t *gather;       /* [tokens * top] rows, or -1 */
+    const int32_t *gather;       /* [tokens * top] rows, or -1; NULL: all rows lie in `routed` */
     int32_t top;
 };
 

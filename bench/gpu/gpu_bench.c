@@ -211,7 +211,7 @@ static const struct {
     {"linear", gpu_bench_linear},       {"experts", gpu_bench_experts},
     {"layers", gpu_bench_layers},       {"copies", gpu_bench_copies},
     {"attention", gpu_bench_attention}, {"prefill", gpu_bench_prefill},
-    {"dense", gpu_bench_dense},
+    {"dense", gpu_bench_dense},         {"turns", gpu_bench_turns},
 };
 
 /* Those of that name, or all. */
@@ -240,7 +240,7 @@ int main(int argc, char **argv)
     if (argc > 3 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX || (part && !is_part(part))) {
         fprintf(stderr,
                 "usage: sluice-bench-gpu [ROUNDS [PART]]   (1 to %d; linear, experts, "
-                "layers, copies, attention, prefill or dense)\n",
+                "layers, copies, attention, prefill, dense or turns)\n",
                 GPU_BENCH_SAMPLES_MAX);
         return 2;
     }

@@ -1,5 +1,7 @@
-/* Query heads normed and rotated, the indexer's rotated, in one launch; half a warp a head. Equal
- * to the chain of twins bit for bit, but for the angles that rotation.cuh speaks of. */
+/* Query heads normed and rotated, the indexer's rotated, in one launch, for any number of tokens;
+ * half a warp a head. Equal to the chain of twins bit for bit, but for the angles that rotation.cuh
+ * speaks of. At 64 heads of 512 and an indexer 288 KiB a token pass memory, where the three ops
+ * have 320. */
 #include "kernels/cuda/head_norm.cuh"
 #include "kernels/cuda/rotation.cuh"
 #include "kernels/fused.h"
@@ -54,7 +56,6 @@ extern "C" bool cuda_fused_queries(struct stream *stream, const struct fused_que
     SL_ASSERT(args->heads.x == rope->x && args->heads.rows == rope->tokens * rope->heads);
     SL_ASSERT(args->heads.width == rope->width && rope->width <= OPS_HEAD_DIM_MAX);
     SL_ASSERT(index->tokens == 0 || index->tokens == rope->tokens);
-    if (rope->tokens > FUSED_TOKENS_MAX) return false;
     int32_t blocks = ceil_div_i32(rope->heads, HEADS);
     int32_t index_blocks = index->tokens > 0 ? ceil_div_i32(index->heads, HEADS) : 0;
     size_t pairs = (size_t)max_i32(rope->rotary, index->rotary) / 2 + 1;

@@ -72,7 +72,7 @@ static struct fused_turn_args turn_args(const struct turn_arrays *a, int32_t tok
         .norm = AT(norm),
         .routed = experts ? AT(routed) : NULL,
         .host_routed = AT(host_routed),
-        .gather = AT(gather),
+        .gather = tokens <= FUSED_TOKENS_MAX ? AT(gather) : NULL,
         .top = TOP};
 #undef AT
 }
@@ -87,7 +87,7 @@ static void run_chain(struct twin *twin, const struct fused_turn_args *args, flo
         struct moe_combine_args combine = {args->routed,    args->post.x, (float *)args->post.x,
                                            tokens,          TOP,          hidden,
                                            args->post.round};
-        cpu->gather_rows(twin->cpu_stream, &gather);
+        if (args->gather) cpu->gather_rows(twin->cpu_stream, &gather);
         cpu->moe_combine(twin->cpu_stream, &combine);
     }
     cpu->hyper_post(twin->cpu_stream, &args->post);
@@ -133,6 +133,58 @@ static void turn_is_its_chain(struct twin *twin)
                 turn(twin, token_counts[i], widths[j], experts, j != 1);
 }
 
+static void turn_of_a_chunk_is_its_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {17, 128, 129}, widths[] = {64, 320, 1024};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
+        for (size_t j = 0; j < (i == 0 ? SL_COUNT_OF(widths) : 2); j++)
+            turn(twin, token_counts[i], widths[j], (i + j) % 2 == 0, j != 1);
+}
+
+/* Tokens of a chunk, from `first` on, in a turn of their own, the streams as they came. */
+static void turn_part(struct twin *twin, struct turn_arrays *a, int32_t first, int32_t tokens,
+                      int32_t hidden)
+{
+    struct fused_turn_args args = turn_args(a, tokens, hidden, true, true, true);
+    size_t skip = (size_t)first, width = (size_t)hidden;
+    args.post.x += skip * width;
+    args.pre.x += skip * width;
+    args.routed += skip * TOP * width;
+    args.post.streams = (float *)a->streams.device + skip * STREAMS * width;
+    args.pre.streams = args.post.streams;
+    args.pre.post += skip * STREAMS;
+    args.post.post = args.pre.post;
+    args.pre.comb += skip * STREAMS * STREAMS;
+    args.post.comb = args.pre.comb;
+    twin_upload(twin, &a->streams);
+    twin_upload(twin, &a->post);
+    twin_upload(twin, &a->comb);
+    TWIN_CHECK(twin, twin->gpu->fused->turn(twin->gpu_stream, &args), "refused");
+}
+
+static void a_token_turns_alike_whatever_its_neighbours(struct twin *twin)
+{
+    const int32_t tokens = 129, hidden = 320, first = 41, few = 50;
+    struct turn_arrays a = make_arrays(twin, tokens, hidden, true);
+    struct twin_array *arrays[] = {&a.streams, &a.post, &a.comb, &a.out};
+    size_t whole = (size_t)tokens, skip = (size_t)first;
+    uint8_t *kept[SL_COUNT_OF(arrays)];
+    turn_part(twin, &a, 0, tokens, hidden);
+    for (size_t i = 0; i < SL_COUNT_OF(arrays); i++) {
+        kept[i] = twin_host(arrays[i]->bytes);
+        memcpy(kept[i], twin_download(twin, arrays[i]), arrays[i]->bytes);
+    }
+    turn_part(twin, &a, first, few, hidden);
+    for (size_t i = 0; i < SL_COUNT_OF(arrays); i++) {
+        size_t bytes = arrays[i]->bytes / whole;
+        const uint8_t *got = twin_download(twin, arrays[i]);
+        twin_check_bytes(twin, "a token's part", got + skip * bytes, kept[i] + skip * bytes,
+                         (size_t)few * bytes);
+        free(kept[i]);
+    }
+    free_arrays(twin, &a);
+}
+
 static void turn_refuses_what_it_cannot_take(struct twin *twin)
 {
     struct turn_arrays a = make_arrays(twin, 1, 64, true);
@@ -141,6 +193,9 @@ static void turn_refuses_what_it_cannot_take(struct twin *twin)
     TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "three streams taken");
     args = turn_args(&a, 1, 32, false, true, true);
     TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "32 channels taken");
+    args = turn_args(&a, FUSED_TOKENS_MAX + 1, 64, true, true, true);
+    args.gather = a.gather.device;
+    TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "a chunk's rows gathered");
     free_arrays(twin, &a);
 }
 
@@ -449,11 +504,12 @@ static void queries(struct twin *twin, int32_t tokens, int32_t heads, int32_t in
 
 static void queries_are_their_chain(struct twin *twin)
 {
-    static const int32_t token_counts[] = {0, 1, 3, 16};
+    static const int32_t token_counts[] = {0, 1, 3, 16, 129};
     for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
         for (int round = 0; round < 2; round++) {
-            queries(twin, token_counts[i], 8, 4, round);
-            queries(twin, token_counts[i], 13, 0, round);
+            bool many = token_counts[i] > 16;
+            queries(twin, token_counts[i], many ? 2 : 8, 4, round);
+            if (!many) queries(twin, token_counts[i], 13, 0, round);
         }
 }
 
@@ -461,6 +517,9 @@ int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
         {"turn is its chain", turn_is_its_chain},
+        {"turn of a chunk is its chain", turn_of_a_chunk_is_its_chain},
+        {"a token turns alike whatever its neighbours",
+         a_token_turns_alike_whatever_its_neighbours},
         {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
         {"linears are their items", linears_are_their_items},
         {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
