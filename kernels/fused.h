@@ -42,11 +42,19 @@ struct fused_latents_args {
     int32_t compress_count;                  /* at most 2 */
 };
 
-/* Between the products of the query rank vector and what reads queries: head_norm of `heads`, then
- * rope of them, and rope of `index` if its tokens are not 0. */
-struct fused_queries_args {
-    struct head_norm_args heads;
-    struct rope_args rope, index;
+/* rope of the queries, then indexer. */
+struct fused_indexer_args {
+    struct rope_args rope; /* x: indexer.queries */
+    struct indexer_args indexer;
+};
+
+/* head_norm and rope of the queries, attention, rope of its result (inverse). Queries are left
+ * undefined. */
+struct fused_attention_args {
+    struct head_norm_args heads; /* x: attention.queries */
+    struct rope_args rope;       /* the same */
+    struct attention_args attention;
+    struct rope_args back; /* x: attention.out */
 };
 
 struct fused_ops {
@@ -54,13 +62,15 @@ struct fused_ops {
     /* linear for each of `count` items, which share tokens and have one group. */
     bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
     bool (*latents)(struct stream *stream, const struct fused_latents_args *args);
-    bool (*queries)(struct stream *stream, const struct fused_queries_args *args);
+    bool (*indexer)(struct stream *stream, const struct fused_indexer_args *args);
+    bool (*attention)(struct stream *stream, const struct fused_attention_args *args);
 };
 
 bool cuda_fused_turn(struct stream *stream, const struct fused_turn_args *args);
 bool cuda_fused_linears(struct stream *stream, const struct linear_args *items, int32_t count);
 bool cuda_fused_latents(struct stream *stream, const struct fused_latents_args *args);
-bool cuda_fused_queries(struct stream *stream, const struct fused_queries_args *args);
+bool cuda_fused_indexer(struct stream *stream, const struct fused_indexer_args *args);
+bool cuda_fused_attention(struct stream *stream, const struct fused_attention_args *args);
 
 #ifdef __cplusplus
 }

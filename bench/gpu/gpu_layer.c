@@ -190,21 +190,24 @@ static struct kv_compress_args compress_args(struct layer_pass *pass, int32_t ra
 static void choose_rows(struct layer_pass *pass, const uint8_t *rows, struct row_format format)
 {
     const struct layer_sizes *s = &pass->sizes;
-    struct indexer_args args = {.queries = pass->index_queries,
-                                .weights = pass->index_weights,
-                                .rows = rows,
-                                .positions = pass->positions,
-                                .scores = pass->scores,
-                                .selected = pass->selected,
-                                .format = format,
-                                .tokens = pass->tokens,
-                                .heads = s->index_heads,
-                                .width = s->index_width,
-                                .ratio = 4,
-                                .top = s->top_rows,
-                                .rows_max = pass->context / 4,
-                                .round = true};
-    if (runs(pass)) pass->bench->gpu->ops->indexer(pass->bench->gpu->stream, &args);
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    struct fused_indexer_args args = {
+        .rope = rope_args(pass, pass->index_queries, s->index_heads, s->index_width),
+        .indexer = {.queries = pass->index_queries,
+                    .weights = pass->index_weights,
+                    .rows = rows,
+                    .positions = pass->positions,
+                    .scores = pass->scores,
+                    .selected = pass->selected,
+                    .format = format,
+                    .tokens = pass->tokens,
+                    .heads = s->index_heads,
+                    .width = s->index_width,
+                    .ratio = 4,
+                    .top = s->top_rows,
+                    .rows_max = pass->context / 4,
+                    .round = true}};
+    if (runs(pass)) SL_ASSERT(fused->indexer(pass->bench->gpu->stream, &args));
 }
 
 /* All products of the layer's input. */
@@ -227,11 +230,10 @@ static void project(struct layer_pass *pass, int32_t ratio)
     products(pass, of_x, count);
 }
 
-/* Products of the query rank vector, normed and rotated. */
+/* Products of the query rank vector. */
 static void make_queries(struct layer_pass *pass, int32_t ratio)
 {
     const struct layer_sizes *s = &pass->sizes;
-    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
     struct linear_args items[2];
     int32_t count = 0;
     items[count++] = product_args(pass, MATRIX_FP8, s->heads * s->width, s->query_rank, pass->query,
@@ -240,12 +242,6 @@ static void make_queries(struct layer_pass *pass, int32_t ratio)
         items[count++] = product_args(pass, MATRIX_FP8, s->index_heads * s->index_width,
                                       s->query_rank, pass->query, pass->index_queries);
     products(pass, items, count);
-    struct fused_queries_args args = {
-        .heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true},
-        .rope = rope_args(pass, pass->heads, s->heads, s->width)};
-    if (ratio == 4)
-        args.index = rope_args(pass, pass->index_queries, s->index_heads, s->index_width);
-    if (runs(pass)) SL_ASSERT(fused->queries(pass->bench->gpu->stream, &args));
 }
 
 /* What the window and the compressed rows get. */
@@ -265,8 +261,7 @@ static void append_rows(struct layer_pass *pass, const struct kv_store_args *sto
 static void attend(struct layer_pass *pass, int32_t ratio)
 {
     const struct layer_sizes *s = &pass->sizes;
-    const struct ops *ops = pass->bench->gpu->ops;
-    struct stream *stream = pass->bench->gpu->stream;
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
     struct row_format format = {ROW_KV, s->width - s->rotary, s->rotary};
     size_t row_bytes = row_format_bytes(&format);
     int32_t visible = ratio ? pass->context / ratio : 0;
@@ -295,27 +290,29 @@ static void attend(struct layer_pass *pass, int32_t ratio)
     make_queries(pass, ratio);
     if (ratio == 4) choose_rows(pass, keys, key_format);
     pass->bytes += (double)row_bytes * (ratio == 4 ? min_i32(s->top_rows, visible) : visible);
-    struct attention_args args = {.queries = pass->heads,
-                                  .positions = pass->positions,
-                                  .window_rows = window,
-                                  .rows = ratio ? rows : NULL,
-                                  .selected = ratio == 4 ? pass->selected : NULL,
-                                  .sink = pass->frequencies,
-                                  .out = pass->attended,
-                                  .format = format,
-                                  .tokens = pass->tokens,
-                                  .heads = s->heads,
-                                  .width = s->width,
-                                  .window = WINDOW,
-                                  .window_capacity = WINDOW + LAYER_TOKENS_MAX,
-                                  .ratio = ratio,
-                                  .top = ratio == 4 ? s->top_rows : 0,
-                                  .scale = 0.0441941738f,
-                                  .round = true};
-    if (runs(pass)) ops->attention(stream, &args);
-    struct rope_args back = rope_args(pass, pass->attended, s->heads, s->width);
-    back.inverse = true;
-    if (runs(pass)) ops->rope(stream, &back);
+    struct fused_attention_args args = {
+        .heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true},
+        .rope = rope_args(pass, pass->heads, s->heads, s->width),
+        .back = rope_args(pass, pass->attended, s->heads, s->width),
+        .attention = {.queries = pass->heads,
+                      .positions = pass->positions,
+                      .window_rows = window,
+                      .rows = ratio ? rows : NULL,
+                      .selected = ratio == 4 ? pass->selected : NULL,
+                      .sink = pass->frequencies,
+                      .out = pass->attended,
+                      .format = format,
+                      .tokens = pass->tokens,
+                      .heads = s->heads,
+                      .width = s->width,
+                      .window = WINDOW,
+                      .window_capacity = WINDOW + LAYER_TOKENS_MAX,
+                      .ratio = ratio,
+                      .top = ratio == 4 ? s->top_rows : 0,
+                      .scale = 0.0441941738f,
+                      .round = true}};
+    args.back.inverse = true;
+    if (runs(pass)) SL_ASSERT(fused->attention(pass->bench->gpu->stream, &args));
     product(pass, MATRIX_FP8, s->groups * s->out_rank, s->heads * s->width, pass->attended,
             pass->up);
     product(pass, MATRIX_FP8, s->hidden, s->groups * s->out_rank, pass->up, pass->x);

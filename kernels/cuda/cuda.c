@@ -183,7 +183,8 @@ const struct ops *ops_cuda(void)
     static const struct fused_ops fused = {.turn = cuda_fused_turn,
                                            .linears = cuda_fused_linears,
                                            .latents = cuda_fused_latents,
-                                           .queries = cuda_fused_queries};
+                                           .indexer = cuda_fused_indexer,
+                                           .attention = cuda_fused_attention};
     static const struct ops table = {
         .name = "cuda",
         .fused = &fused,
