@@ -57,10 +57,18 @@ struct fused_attention_args {
     struct rope_args back; /* x: attention.out */
 };
 
+/* linear twice with one input, and swiglu of what they give: gate.out and up.out are the arrays
+ * that swiglu names, swiglu.out may be one of them. */
+struct fused_gated_args {
+    struct linear_args gate, up;
+    struct swiglu_args swiglu;
+};
+
 struct fused_ops {
     bool (*turn)(struct stream *stream, const struct fused_turn_args *args);
     /* linear for each of `count` items, which share tokens and have one group. */
     bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
+    bool (*gated)(struct stream *stream, const struct fused_gated_args *args);
     bool (*latents)(struct stream *stream, const struct fused_latents_args *args);
     bool (*indexer)(struct stream *stream, const struct fused_indexer_args *args);
     bool (*attention)(struct stream *stream, const struct fused_attention_args *args);
@@ -68,6 +76,7 @@ struct fused_ops {
 
 bool cuda_fused_turn(struct stream *stream, const struct fused_turn_args *args);
 bool cuda_fused_linears(struct stream *stream, const struct linear_args *items, int32_t count);
+bool cuda_fused_gated(struct stream *stream, const struct fused_gated_args *args);
 bool cuda_fused_latents(struct stream *stream, const struct fused_latents_args *args);
 bool cuda_fused_indexer(struct stream *stream, const struct fused_indexer_args *args);
 bool cuda_fused_attention(struct stream *stream, const struct fused_attention_args *args);

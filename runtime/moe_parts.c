@@ -1,6 +1,7 @@
 /* The launches and the bookkeeping of a layer's experts; see the header. */
 #include "runtime/moe_parts.h"
 
+#include "kernels/fused.h"
 #include "offload/trace_writer.h"
 
 #include <string.h>
@@ -52,6 +53,15 @@ void moe_launch_fetch(struct forward *forward, int32_t tokens, const float *x)
                        sizeof *ws->chosen_weights * pairs);
 }
 
+static void launch_gated(struct forward *forward, const struct fused_gated_args *args)
+{
+    const struct fused_ops *fused = forward->ops->fused;
+    const struct linear_args both[] = {args->gate, args->up};
+    if (fused && fused->gated(forward->stream, args)) return;
+    forward_linears(forward, both, SL_COUNT_OF(both));
+    forward->ops->swiglu(forward->stream, &args->swiglu);
+}
+
 void moe_launch_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,
                        float *out)
 {
@@ -64,18 +74,18 @@ void moe_launch_shared(struct forward *forward, int32_t idx, int32_t tokens, con
                                  .groups = 1,
                                  .quantise_input = forward->round,
                                  .round = forward->round};
-    struct linear_args both[] = {linear, linear};
-    both[1].weight = layer->shared_up;
-    both[1].out = ws->shared_up;
-    forward_linears(forward, both, SL_COUNT_OF(both));
-    struct swiglu_args swiglu = {.gate = ws->shared_gate,
-                                 .up = ws->shared_up,
-                                 .out = ws->shared_gate,
-                                 .tokens = tokens,
-                                 .width = forward->model->config.expert_width,
-                                 .limit = forward->model->config.swiglu_limit,
-                                 .round = forward->round};
-    forward->ops->swiglu(forward->stream, &swiglu);
+    struct fused_gated_args gated = {.gate = linear,
+                                     .up = linear,
+                                     .swiglu = {.gate = ws->shared_gate,
+                                                .up = ws->shared_up,
+                                                .out = ws->shared_gate,
+                                                .tokens = tokens,
+                                                .width = forward->model->config.expert_width,
+                                                .limit = forward->model->config.swiglu_limit,
+                                                .round = forward->round}};
+    gated.up.weight = layer->shared_up;
+    gated.up.out = ws->shared_up;
+    launch_gated(forward, &gated);
     linear.x = ws->shared_gate;
     linear.weight = layer->shared_down;
     linear.out = out;

@@ -362,13 +362,12 @@ static void mixture(struct layer_pass *pass)
     struct stream *stream = pass->bench->gpu->stream;
     route(pass);
     publish(pass);
-    struct linear_args both[] = {
-        product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->shared),
-        product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->up)};
-    products(pass, both, SL_COUNT_OF(both));
-    struct swiglu_args swiglu = {pass->shared,    pass->up, pass->shared, pass->tokens,
-                                 s->expert_width, 10.0f,    true};
-    if (runs(pass)) ops->swiglu(stream, &swiglu);
+    struct fused_gated_args gated = {
+        .gate = product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->shared),
+        .up = product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->up),
+        .swiglu = {pass->shared, pass->up, pass->shared, pass->tokens, s->expert_width, 10.0f,
+                   true}};
+    if (runs(pass)) SL_ASSERT(ops->fused->gated(stream, &gated));
     product(pass, MATRIX_FP8, s->hidden, s->expert_width, pass->shared, pass->x);
     struct expert_ffn_args experts = {
         .x = pass->x,

@@ -182,6 +182,7 @@ const struct ops *ops_cuda(void)
 {
     static const struct fused_ops fused = {.turn = cuda_fused_turn,
                                            .linears = cuda_fused_linears,
+                                           .gated = cuda_fused_gated,
                                            .latents = cuda_fused_latents,
                                            .indexer = cuda_fused_indexer,
                                            .attention = cuda_fused_attention};
