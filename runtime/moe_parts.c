@@ -1,37 +1,46 @@
 /* The launches and the bookkeeping of a layer's experts; see the header. */
 #include "runtime/moe_parts.h"
 
-#include "kernels/fused.h"
 #include "offload/trace_writer.h"
 
 #include <string.h>
 
 /* ---- launches ---- */
 
-void moe_launch_router(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                       const float *x)
+struct fused_route_args moe_route_args(const struct forward *forward,
+                                       const struct forward_chunk *chunk, int32_t idx,
+                                       const float *x)
 {
     const struct model_config *config = &forward->model->config;
     const struct layer_weights *layer = &forward->weights->layers[idx];
-    struct workspace *ws = forward->workspace;
-    struct linear_args logits = {.x = x,
-                                 .weight = layer->router,
-                                 .out = ws->router_logits,
-                                 .tokens = chunk->tokens,
-                                 .groups = 1,
-                                 .bf16_input = forward->round};
-    forward->ops->linear(forward->stream, &logits);
-    struct router_args choose = {.logits = ws->router_logits,
-                                 .bias = layer->router_bias,
-                                 .token_experts = layer->token_experts,
-                                 .ids = forward->gpu ? chunk->gpu_ids : chunk->ids,
-                                 .chosen = ws->chosen,
-                                 .weights = ws->chosen_weights,
-                                 .tokens = chunk->tokens,
-                                 .experts = config->experts,
-                                 .top = config->experts_per_token,
-                                 .scale = config->route_scale};
-    forward->ops->router(forward->stream, &choose);
+    const struct workspace *ws = forward->workspace;
+    return (struct fused_route_args){.linear = {.x = x,
+                                                .weight = layer->router,
+                                                .out = ws->router_logits,
+                                                .tokens = chunk->tokens,
+                                                .groups = 1,
+                                                .bf16_input = forward->round},
+                                     .router = {.logits = ws->router_logits,
+                                                .bias = layer->router_bias,
+                                                .token_experts = layer->token_experts,
+                                                .ids = forward->gpu ? chunk->gpu_ids : chunk->ids,
+                                                .chosen = ws->chosen,
+                                                .weights = ws->chosen_weights,
+                                                .tokens = chunk->tokens,
+                                                .experts = config->experts,
+                                                .top = config->experts_per_token,
+                                                .scale = config->route_scale},
+                                     .host_x = ws->host_x,
+                                     .host_chosen = ws->host_chosen,
+                                     .host_weights = ws->host_chosen_weights};
+}
+
+void moe_launch_router(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                       const float *x)
+{
+    struct fused_route_args args = moe_route_args(forward, chunk, idx, x);
+    forward->ops->linear(forward->stream, &args.linear);
+    forward->ops->router(forward->stream, &args.router);
 }
 
 void moe_launch_fetch_rows(struct forward *forward, int32_t tokens, const float *x)

@@ -184,6 +184,8 @@ const struct ops *ops_cuda(void)
                                            .linears = cuda_fused_linears,
                                            .gated = cuda_fused_gated,
                                            .latents = cuda_fused_latents,
+                                           .route = cuda_fused_route,
+                                           .experts = cuda_fused_experts,
                                            .indexer = cuda_fused_indexer,
                                            .attention = cuda_fused_attention};
     static const struct ops table = {

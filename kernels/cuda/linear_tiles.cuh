@@ -328,20 +328,21 @@ static __device__ __forceinline__ void multiply_tiles(const struct linear_args &
     uint8_t scale_codes[Format::DEPTH] = {};
     struct tile_cursor ahead = {first_step, 0};
     auto fetch = [&](uint4 *into, uint8_t *scale_code) {
-        const struct matrix &matrix = GATED && ahead.step % 2 != 0 ? gate.up : args.weight;
+        bool is_up = GATED && ahead.step % 2 != 0;
+        const void *data = is_up ? gate.up.data : args.weight.data;
+        const uint8_t *scales = is_up ? gate.up.scale : args.weight.scale;
         int32_t tile_step = GATED ? ahead.step / 2 : ahead.step;
         int32_t row = (tile_step * tiles + tile_in_step) * TILE_ROWS + lane / 4;
         int32_t block = slice + ahead.slot * plan.split;
         if (ahead.step < end_step && row < plan.group_rows && block < plan.blocks) {
             const uint8_t *at =
-                static_cast<const uint8_t *>(matrix.data) + (group_row + (size_t)row) * row_bytes +
+                static_cast<const uint8_t *>(data) + (group_row + (size_t)row) * row_bytes +
                 (size_t)block * TILE_COLUMNS * Format::WEIGHT_BYTES + 16 * (size_t)(lane % 4);
 #pragma unroll
             for (int v = 0; v < Format::VECTORS; v++)
                 into[v] = load_once(at + v * Format::VECTOR_STEP);
             size_t scale_row = (group_row + (size_t)row) / LOWP_FP8_BLOCK * (size_t)plan.blocks;
-            if (Format::WEIGHT_BYTES == 1)
-                *scale_code = __ldg(matrix.scale + scale_row + (size_t)block);
+            if (Format::WEIGHT_BYTES == 1) *scale_code = __ldg(scales + scale_row + (size_t)block);
         }
         if (++ahead.slot == plan.slots) {
             ahead.slot = 0;
