@@ -9,7 +9,7 @@
 static const struct layer_sizes flash = {4096, 4,  64,  512, 64,  1024, 8,
                                          1024, 64, 128, 512, 256, 2048, 129280};
 static const struct layer_sizes small = {256, 4, 8,   512, 64, 128, 2,
-                                         128, 4, 128, 512, 16, 128, 256};
+                                         128, 8, 128, 512, 16, 128, 256};
 
 /* A part of a layer; pass->part says which. */
 static void launch_part(struct gpu_bench *bench, void *context, int32_t repeat)
