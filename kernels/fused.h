@@ -51,7 +51,8 @@ struct fused_queries_args {
 
 struct fused_ops {
     bool (*turn)(struct stream *stream, const struct fused_turn_args *args);
-    /* linear for each of `count` items, which share tokens and have one group. */
+    /* linear for each of `count` items, which share tokens and have one group. More than
+     * FUSED_TOKENS_MAX tokens are taken too, in fewer launches where items share their input x. */
     bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
     bool (*latents)(struct stream *stream, const struct fused_latents_args *args);
     bool (*queries)(struct stream *stream, const struct fused_queries_args *args);

@@ -3,6 +3,7 @@
  * that must pass the device's memory once (weights, inputs and outputs in f32) at the rate of a
  * copy, both of the same run. */
 #include "bench/gpu/gpu_bench.h"
+#include "kernels/fused.h"
 
 #define CHUNK_MAX 8192
 
@@ -24,10 +25,38 @@ static const struct shape {
     {"head bf16 129280 x 4096", MATRIX_BF16, 129280, 4096, 1}, /* of few tokens only */
 };
 
+/* What a layer with an indexer multiplies its input by. */
+static const struct shape of_x[] = {
+    {"wq_a", MATRIX_FP8, 1024, 4096, 1},
+    {"wkv", MATRIX_FP8, 512, 4096, 1},
+    {"compressor keys", MATRIX_BF16, 1024, 4096, 1},
+    {"compressor gates", MATRIX_BF16, 1024, 4096, 1},
+    {"indexer keys", MATRIX_BF16, 256, 4096, 1},
+    {"indexer gates", MATRIX_BF16, 256, 4096, 1},
+    {"indexer weights", MATRIX_BF16, 64, 4096, 1},
+};
+
 struct dense_case {
     struct linear_args args;
     size_t weight_bytes;
 };
+
+struct group_case {
+    struct dense_case items[SL_COUNT_OF(of_x)];
+};
+
+static void launch_group(struct gpu_bench *bench, void *context, int32_t repeat)
+{
+    struct group_case *test = context;
+    struct linear_args items[SL_COUNT_OF(of_x)];
+    const struct fused_ops *fused = bench->gpu->ops->fused;
+    (void)repeat;
+    for (size_t i = 0; i < SL_COUNT_OF(of_x); i++) {
+        items[i] = test->items[i].args;
+        items[i].weight.data = gpu_bench_fresh(bench, test->items[i].weight_bytes);
+    }
+    SL_ASSERT(fused->linears(bench->gpu->stream, items, SL_COUNT_OF(items)));
+}
 
 static void launch_linear(struct gpu_bench *bench, void *context, int32_t repeat)
 {
@@ -78,6 +107,24 @@ void gpu_bench_linear(struct gpu_bench *bench)
         }
 }
 
+/* All products of one input, which is converted once for those that want it alike. */
+static void measure_group(struct gpu_bench *bench, int32_t tokens, const float *x, float *out)
+{
+    struct group_case test;
+    double operations = 0, bytes = 4.0 * tokens * of_x[0].columns;
+    char name[96];
+    for (size_t i = 0; i < SL_COUNT_OF(of_x); i++) {
+        int32_t rows = bench->tiny ? 16 : of_x[i].rows;
+        test.items[i] = make_case(bench, &of_x[i], rows, tokens, x, out);
+        out += (size_t)tokens * (size_t)rows;
+        operations += 2.0 * tokens * rows * of_x[i].columns;
+        bytes += (double)test.items[i].weight_bytes + 4.0 * tokens * rows;
+    }
+    snprintf(name, sizeof name, "all products of x in a layer with indexer, chunk of %d",
+             (int)tokens);
+    gpu_bench_measure_bound(bench, name, operations, bytes, launch_group, &test);
+}
+
 void gpu_bench_dense(struct gpu_bench *bench)
 {
     static const int32_t token_counts[] = {17, 128, 1024, 2048, CHUNK_MAX};
@@ -97,4 +144,6 @@ void gpu_bench_dense(struct gpu_bench *bench)
             snprintf(name, sizeof name, "%s, chunk of %d", shapes[s].name, (int)token_counts[t]);
             gpu_bench_measure_bound(bench, name, operations, bytes, launch_linear, &test);
         }
+    for (size_t t = 0; t < (bench->tiny ? 1 : SL_COUNT_OF(token_counts)); t++)
+        if (bench->failures == 0) measure_group(bench, token_counts[t], x, out);
 }

@@ -12,7 +12,7 @@ extern "C" void cuda_linear(struct stream *stream, const struct linear_args *arg
     SL_ASSERT(weight->rows >= args->groups && weight->rows % args->groups == 0);
     SL_ASSERT(weight->format != MATRIX_FP8 || weight->scale != NULL);
     if (args->tokens == 0) return;
-    if (linear_wide(stream, args)) return;
+    if (linear_wide(stream, args, 1)) return;
     if (linear_tiles_fp8(stream, args) || linear_tiles_bf16(stream, args)) return;
     linear_float(stream, args);
 }

@@ -8,9 +8,11 @@
 bool linear_tiles_fp8(struct stream *stream, const struct linear_args *args);
 bool linear_tiles_bf16(struct stream *stream, const struct linear_args *args);
 
-/* The same for more than LINEAR_TOKENS_FEW tokens: a weight is read once for up to 128 of them. */
+/* The same for more than LINEAR_TOKENS_FEW tokens: a weight is read once for up to 128 of them.
+ * `items` have the same tokens; false if one of them is not for it. An input that several of them
+ * read in the same way is converted once. */
 #define LINEAR_TOKENS_FEW 16
-bool linear_wide(struct stream *stream, const struct linear_args *args);
+bool linear_wide(struct stream *stream, const struct linear_args *items, int32_t count);
 
 /* f32 sums of anything. */
 void linear_float(struct stream *stream, const struct linear_args *args);

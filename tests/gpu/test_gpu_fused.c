@@ -196,14 +196,20 @@ static void free_product(struct twin *twin, struct product *product)
         twin_array_free(twin, all[i]);
 }
 
-/* All of them together, and one by one by the same processor: the same bits. */
-static void linears(struct twin *twin, const struct shape *shapes, int32_t count, int32_t tokens)
+/* All of them together, and one by one by the same processor: the same bits. The first `sharing`
+ * read one input. Returns the launches that they take together. */
+static uint64_t linears(struct twin *twin, const struct shape *shapes, int32_t count,
+                        int32_t sharing, int32_t tokens)
 {
     struct linear_args items[FUSED_LINEARS_MAX];
     struct product products[FUSED_LINEARS_MAX];
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; i < count; i++) {
         products[i] = make_product(twin, &shapes[i], tokens, &items[i]);
+        if (i < sharing) items[i].x = items[0].x;
+    }
+    uint64_t launches = cuda_stream_launches(twin->gpu_stream);
     TWIN_CHECK(twin, twin->gpu->fused->linears(twin->gpu_stream, items, count), "refused");
+    launches = cuda_stream_launches(twin->gpu_stream) - launches;
     for (int32_t i = 0; i < count; i++) {
         struct product *product = &products[i];
         struct linear_args alone = items[i];
@@ -211,8 +217,10 @@ static void linears(struct twin *twin, const struct shape *shapes, int32_t count
         twin->gpu->linear(twin->gpu_stream, &alone);
         twin_check_bytes(twin, "products", twin_download(twin, &product->together),
                          twin_download(twin, &product->alone), product->alone.bytes);
-        free_product(twin, product);
     }
+    for (int32_t i = 0; i < count; i++)
+        free_product(twin, &products[i]);
+    return launches;
 }
 
 static void linears_are_their_items(struct twin *twin)
@@ -225,10 +233,32 @@ static void linears_are_their_items(struct twin *twin)
         {MATRIX_BF16, 16, 512, false}};
     static const struct shape pair[] = {{MATRIX_FP8, 2048, 256, true}, {MATRIX_FP8, 8, 128, true}};
     for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
-        linears(twin, layer, SL_COUNT_OF(layer), token_counts[i]);
-        linears(twin, pair, 2, token_counts[i]);
-        linears(twin, pair + 1, 1, token_counts[i]);
+        linears(twin, layer, SL_COUNT_OF(layer), 0, token_counts[i]);
+        linears(twin, pair, 2, 0, token_counts[i]);
+        linears(twin, pair + 1, 1, 0, token_counts[i]);
     }
+}
+
+/* One conversion for the fp8 products of one input and one for the bf16 ones; another input, though
+ * as wide, has its own. */
+static void linears_of_a_chunk_are_their_items(struct twin *twin)
+{
+    static const int32_t token_counts[] = {17, 128, 129};
+    static const struct shape layer[] = {{MATRIX_FP8, 136, 256, true},
+                                         {MATRIX_BF16, 72, 256, false},
+                                         {MATRIX_FP8, 40, 256, true},
+                                         {MATRIX_BF16, 8, 256, true},
+                                         {MATRIX_FP8, 24, 256, true}};
+    static const struct shape long_rows[] = {{MATRIX_FP8, 256, 4096, true},
+                                             {MATRIX_FP8, 256, 4096, true}};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
+        uint64_t launches = linears(twin, layer, 5, 4, token_counts[i]);
+        TWIN_CHECK(twin, launches == 8, "%d launches, not 8", (int)launches);
+        launches = linears(twin, layer, 1, 1, token_counts[i]);
+        TWIN_CHECK(twin, launches == 2, "%d launches, not 2", (int)launches);
+    }
+    /* More than one pass: the emulator would take minutes. */
+    if (!twin->device.emulated) (void)linears(twin, long_rows, 2, 2, 6001);
 }
 
 static void linears_refuse_what_they_cannot_take(struct twin *twin)
@@ -237,6 +267,8 @@ static void linears_refuse_what_they_cannot_take(struct twin *twin)
     struct linear_args items[2];
     struct product products[] = {make_product(twin, &good, 1, &items[0]),
                                  make_product(twin, &odd, 1, &items[1])};
+    TWIN_CHECK(twin, !twin->gpu->fused->linears(twin->gpu_stream, items, 2), "12 rows taken");
+    items[0].tokens = items[1].tokens = 17;
     TWIN_CHECK(twin, !twin->gpu->fused->linears(twin->gpu_stream, items, 2), "12 rows taken");
     free_product(twin, &products[0]);
     free_product(twin, &products[1]);
@@ -463,6 +495,7 @@ int main(int argc, char **argv)
         {"turn is its chain", turn_is_its_chain},
         {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
         {"linears are their items", linears_are_their_items},
+        {"linears of a chunk are their items", linears_of_a_chunk_are_their_items},
         {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
         {"latents are their chain", latents_are_their_chain},
         {"queries are their chain", queries_are_their_chain},
