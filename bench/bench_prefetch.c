@@ -1,12 +1,16 @@
 /* Paired runs of one model with RAM for a part of its experts: the same tokens with nothing read
  * ahead, with what the table tells, with routers looking ahead, and with a trace being recorded.
- * Every variant has an engine of its own; rounds take them in turn, from another one each time, so
- * that neighbours on the machine hurt all of them. Ratios are to the round's run without.
+ * Every variant has an engine of its own. A disk and a machine that others use change from second
+ * to second, so the variants take turns within a round, a few tokens each, in an order drawn anew
+ * each time: what one leaves behind hurts all. Engines are opened anew after some rounds, because
+ * where their memory lies makes two that are the same differ by some percent. Ratios are to the
+ * round's run without; a second run without says how far two that are the same come apart.
  *
  * With --file each round is kept there as it ends, and the next call goes on from it: a measurement
  * may be made in several short calls, and one that is cut off loses a round. */
 #include "bench/bench.h"
 
+#include "offload/random_stream.h"
 #include "runtime/engine.h"
 
 #include <math.h>
@@ -14,7 +18,9 @@
 #include <unistd.h>
 
 #define TOKENS_MAX 72
-#define WARM       24 /* tokens before the clock starts, in every run */
+#define WARM       24 /* tokens before the clock starts, in every round */
+#define TURN       6  /* tokens of a variant before the next one's turn */
+#define REOPEN     4  /* rounds of one set of engines, after one to warm up */
 
 static const struct variant {
     const char *name;
@@ -23,19 +29,18 @@ static const struct variant {
     bool trace;
 } variants[] = {
     {"off", SL_PREFETCH_OFF, 0, false},
+    {"off again", SL_PREFETCH_OFF, 0, false},
     {"hash", SL_PREFETCH_HASH, 0, false},
     {"auto, depth 1", SL_PREFETCH_AUTO, 1, false},
     {"auto, depth 2", SL_PREFETCH_AUTO, 2, false},
     {"off, traced", SL_PREFETCH_OFF, 0, true},
-    {"auto, traced", SL_PREFETCH_AUTO, 1, true},
 };
 
 #define VARIANTS SL_COUNT_OF(variants)
 
-/* What one run came to. */
+/* What a variant's turns of a round came to, per token. */
 struct outcome {
-    double token_ms, stall_ms; /* per token */
-    struct sl_stats stats;     /* of the whole engine's life */
+    double token_ms, stall_ms;
 };
 
 struct prefetch_bench {
@@ -43,7 +48,8 @@ struct prefetch_bench {
     sl_engine *engines[VARIANTS];
     sl_session *sessions[VARIANTS];
     int32_t ids[TOKENS_MAX];
-    int32_t tokens;
+    uint64_t ram_bytes;
+    struct random_stream random; /* the order of turns */
     double token_ms[VARIANTS][BENCH_SAMPLES_MAX], ratios[VARIANTS][BENCH_SAMPLES_MAX];
     double stall_ms[VARIANTS][BENCH_SAMPLES_MAX];
     int32_t rounds; /* done */
@@ -63,14 +69,24 @@ static uint64_t choose_ram(const sl_engine *engine, double share)
     return (uint64_t)slots * engine->source.slot_bytes + engine->budget.staging_bytes;
 }
 
-static bool open_variant(struct prefetch_bench *bench, size_t v, uint64_t ram_bytes)
+/* The variants in an order drawn anew. */
+static void shuffle(struct prefetch_bench *bench, size_t order[VARIANTS])
+{
+    for (size_t i = 0; i < VARIANTS; i++) {
+        size_t at = random_u64(&bench->random) % (i + 1);
+        order[i] = order[at];
+        order[at] = i;
+    }
+}
+
+static bool open_variant(struct prefetch_bench *bench, size_t v)
 {
     struct sl_engine_options open = sl_engine_options_default();
     struct sl_error error;
     open.model_dir = bench->options->model;
     open.threads = bench->options->threads;
-    open.context_tokens = TOKENS_MAX + WARM;
-    open.ram_bytes = ram_bytes;
+    open.context_tokens = TOKENS_MAX;
+    open.ram_bytes = bench->ram_bytes;
     open.prefetch = variants[v].prefetch;
     open.prefetch_depth = variants[v].depth;
     if (sl_engine_open(&open, &bench->engines[v], &error) != SL_OK) return say(&error);
@@ -90,7 +106,7 @@ static bool draw_tokens(struct prefetch_bench *bench)
     sl_sampler *sampler = NULL;
     open.model_dir = bench->options->model;
     open.threads = bench->options->threads;
-    open.context_tokens = TOKENS_MAX + WARM;
+    open.context_tokens = TOKENS_MAX;
     bool good = sl_engine_open(&open, &engine, &error) == SL_OK &&
                 sl_session_create(engine, &session, &error) == SL_OK &&
                 sl_sampler_create(&sampling, sl_engine_info(engine).vocab, bench->options->seed,
@@ -101,46 +117,78 @@ static bool draw_tokens(struct prefetch_bench *bench)
         good = sl_session_append(session, &id, 1, NULL, &error) == SL_OK;
         if (good) id = sl_sampler_next(sampler, sl_session_logits(session));
     }
-    if (good) bench->tokens = TOKENS_MAX;
     sl_sampler_destroy(sampler);
     sl_session_destroy(session);
-    uint64_t ram = good ? choose_ram(engine, bench->options->share) : 0;
+    if (good) bench->ram_bytes = choose_ram(engine, bench->options->share);
     sl_engine_close(engine);
-    if (!good) return say(&error);
-    for (size_t v = 0; v < VARIANTS; v++)
-        if (!open_variant(bench, v, ram)) return false;
+    return good || say(&error);
+}
+
+static void close_variants(struct prefetch_bench *bench)
+{
+    for (size_t v = 0; v < VARIANTS; v++) {
+        sl_session_destroy(bench->sessions[v]);
+        sl_engine_close(bench->engines[v]);
+        bench->sessions[v] = NULL;
+        bench->engines[v] = NULL;
+    }
+}
+
+static bool open_variants(struct prefetch_bench *bench)
+{
+    size_t order[VARIANTS];
+    close_variants(bench);
+    shuffle(bench, order);
+    for (size_t i = 0; i < VARIANTS; i++)
+        if (!open_variant(bench, order[i])) return false;
     return true;
 }
 
-/* Feeds all tokens one by one, each announced as soon as it is known, as `sluice run` does. */
-static bool run_variant(struct prefetch_bench *bench, size_t v, struct outcome *out)
+/* A variant's next tokens, each announced as soon as it is known, as `sluice run` does. */
+static bool take_turn(struct prefetch_bench *bench, size_t v, int32_t first, struct outcome *out)
 {
     sl_engine *engine = bench->engines[v];
     sl_session *session = bench->sessions[v];
     struct sl_error error;
-    struct sl_stats before;
-    uint64_t start_ns = 0;
-    if (variants[v].trace && sl_trace_start(engine, bench->trace, false, &error) != SL_OK)
-        return say(&error);
-    sl_session_reset(session);
-    for (int32_t i = 0; i < bench->tokens; i++) {
-        if (i == WARM) {
-            sl_engine_stats(engine, &before);
-            start_ns = bench_now_ns();
-        }
+    struct sl_stats before, after;
+    sl_engine_stats(engine, &before);
+    uint64_t start_ns = bench_now_ns();
+    for (int32_t i = first; i < first + TURN; i++) {
         sl_session_expect(session, bench->ids + i, 1, 1);
         if (sl_session_append(session, bench->ids + i, 1, NULL, &error) != SL_OK)
             return say(&error);
     }
-    double tokens = bench->tokens - WARM;
-    if (sl_trace_stop(engine, &error) != SL_OK) return say(&error);
-    out->token_ms = (double)(bench_now_ns() - start_ns) / 1e6 / tokens;
-    sl_engine_stats(engine, &out->stats);
-    out->stall_ms = (double)(out->stats.stall_ns - before.stall_ns) / 1e6 / tokens;
+    double elapsed_ms = (double)(bench_now_ns() - start_ns) / 1e6;
+    sl_engine_stats(engine, &after);
+    if (first < WARM) return true;
+    out->token_ms += elapsed_ms / (TOKENS_MAX - WARM);
+    out->stall_ms += (double)(after.stall_ns - before.stall_ns) / 1e6 / (TOKENS_MAX - WARM);
     return true;
 }
 
-/* What became of the guesses of this call's runs. */
+static bool run_round(struct prefetch_bench *bench, struct outcome *outcomes)
+{
+    struct sl_error error;
+    for (size_t v = 0; v < VARIANTS; v++) {
+        outcomes[v] = (struct outcome){0};
+        sl_session_reset(bench->sessions[v]);
+        if (variants[v].trace &&
+            sl_trace_start(bench->engines[v], bench->trace, false, &error) != SL_OK)
+            return say(&error);
+    }
+    for (int32_t turn = 0; turn < TOKENS_MAX / TURN; turn++) {
+        size_t order[VARIANTS];
+        shuffle(bench, order);
+        for (size_t i = 0; i < VARIANTS; i++)
+            if (!take_turn(bench, order[i], turn * TURN, &outcomes[order[i]])) return false;
+    }
+    for (size_t v = 0; v < VARIANTS; v++)
+        if (variants[v].trace && sl_trace_stop(bench->engines[v], &error) != SL_OK)
+            return say(&error);
+    return true;
+}
+
+/* What became of the guesses of the last engines. */
 static void say_guesses(size_t v, const struct sl_stats *stats)
 {
     fprintf(stderr,
@@ -159,7 +207,6 @@ static void print_variant(struct prefetch_bench *bench, size_t v)
 {
     const struct bench_options *options = bench->options;
     char name[96];
-    double ratio = bench_percentile(bench->ratios[v], bench->rounds, 50);
     snprintf(name, sizeof name, "%s, %.0f%% in RAM", variants[v].name, 100 * options->share);
     bench_print(options, &(struct bench_line){
                              .bench = "prefetch",
@@ -168,7 +215,7 @@ static void print_variant(struct prefetch_bench *bench, size_t v)
                              .samples = bench->token_ms[v],
                              .count = bench->rounds,
                              .ceiling = bench_percentile(bench->token_ms[0], bench->rounds, 50),
-                             .ratio = ratio});
+                             .ratios = bench->ratios[v]});
     snprintf(name, sizeof name, "%s, %.0f%% in RAM, waiting", variants[v].name,
              100 * options->share);
     bench_print(options, &(struct bench_line){.bench = "prefetch",
@@ -180,26 +227,17 @@ static void print_variant(struct prefetch_bench *bench, size_t v)
 
 static void close_bench(struct prefetch_bench *bench)
 {
-    for (size_t v = 0; v < VARIANTS; v++) {
-        sl_session_destroy(bench->sessions[v]);
-        sl_engine_close(bench->engines[v]);
-    }
+    close_variants(bench);
     unlink(bench->trace);
     free(bench);
 }
 
-/* The run that a variant is compared with: a traced one with the same untraced. */
-static size_t base_of(size_t v)
-{
-    return variants[v].trace && variants[v].prefetch == SL_PREFETCH_AUTO ? 2 : 0;
-}
-
-static void add_round(struct prefetch_bench *bench, const double *token_ms, const double *stall_ms)
+static void add_round(struct prefetch_bench *bench, const struct outcome *outcomes)
 {
     for (size_t v = 0; v < VARIANTS; v++) {
-        bench->token_ms[v][bench->rounds] = token_ms[v];
-        bench->stall_ms[v][bench->rounds] = stall_ms[v];
-        bench->ratios[v][bench->rounds] = token_ms[v] / token_ms[base_of(v)];
+        bench->token_ms[v][bench->rounds] = outcomes[v].token_ms;
+        bench->stall_ms[v][bench->rounds] = outcomes[v].stall_ms;
+        bench->ratios[v][bench->rounds] = outcomes[v].token_ms / outcomes[0].token_ms;
     }
     bench->rounds++;
 }
@@ -207,12 +245,13 @@ static void add_round(struct prefetch_bench *bench, const double *token_ms, cons
 /* The rounds of earlier calls; a line that was cut off ends them. */
 static void recall_rounds(struct prefetch_bench *bench, FILE *file)
 {
-    double token_ms[VARIANTS], stall_ms[VARIANTS];
+    struct outcome outcomes[VARIANTS];
     while (bench->rounds < bench->options->rounds) {
         for (size_t v = 0; v < VARIANTS; v++)
-            if (fscanf(file, "%lf %lf", &token_ms[v], &stall_ms[v]) != 2 || token_ms[v] <= 0)
+            if (fscanf(file, "%lf %lf", &outcomes[v].token_ms, &outcomes[v].stall_ms) != 2 ||
+                outcomes[v].token_ms <= 0)
                 return;
-        add_round(bench, token_ms, stall_ms);
+        add_round(bench, outcomes);
     }
 }
 
@@ -224,26 +263,26 @@ static void keep_round(const struct prefetch_bench *bench, FILE *file)
     fflush(file);
 }
 
-/* Runs until there are as many rounds as are wanted, the first of a call to warm up. */
+/* Runs until there are as many rounds as are wanted. */
 static bool run_rounds(struct prefetch_bench *bench, FILE *kept)
 {
-    struct outcome outcomes[VARIANTS] = {0};
-    bool warm = false;
-    if (bench->rounds < bench->options->rounds && !draw_tokens(bench)) return false;
-    while (bench->rounds < bench->options->rounds) {
-        double token_ms[VARIANTS], stall_ms[VARIANTS];
-        for (size_t i = 0; i < VARIANTS; i++) {
-            size_t v = (i + (size_t)bench->rounds) % VARIANTS;
-            if (!run_variant(bench, v, &outcomes[v])) return false;
-            token_ms[v] = outcomes[v].token_ms;
-            stall_ms[v] = outcomes[v].stall_ms;
-        }
-        if (warm) add_round(bench, token_ms, stall_ms);
-        if (warm && kept) keep_round(bench, kept);
-        warm = true;
+    struct outcome outcomes[VARIANTS];
+    if (bench->rounds >= bench->options->rounds) return true;
+    random_seed(&bench->random, bench->options->seed + (uint64_t)bench->rounds);
+    if (!draw_tokens(bench)) return false;
+    for (int32_t i = 0; bench->rounds < bench->options->rounds; i++) {
+        bool warm = i % (REOPEN + 1) == 0;
+        if (warm && !open_variants(bench)) return false;
+        if (!run_round(bench, outcomes)) return false;
+        if (warm) continue;
+        add_round(bench, outcomes);
+        if (kept) keep_round(bench, kept);
     }
-    for (size_t v = 0; warm && v < VARIANTS; v++)
-        say_guesses(v, &outcomes[v].stats);
+    for (size_t v = 0; v < VARIANTS; v++) {
+        struct sl_stats stats;
+        sl_engine_stats(bench->engines[v], &stats);
+        say_guesses(v, &stats);
+    }
     return true;
 }
 

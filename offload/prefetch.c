@@ -9,6 +9,10 @@
 #define BELIEF_PRIOR 2.0
 /* What moves the estimate of the time between visits half of the way, in visits. */
 #define VISIT_HALF_LIFE 32
+/* The same for the time between demands, in gaps. */
+#define GAP_HALF_LIFE 16
+/* A gap counts as so many means at most: between two answers lies any time. */
+#define GAP_MAX 8
 
 static int32_t layer_of(const struct prefetch *prefetch, const struct prefetch_guess *guess)
 {
@@ -26,10 +30,12 @@ enum sl_status prefetch_init(struct prefetch *prefetch, const struct prefetch_op
 {
     SL_ASSERT(options->layers > 0 && options->experts > 0);
     *prefetch = (struct prefetch){.options = *options, .visit = -1, .last_ns = -1};
-    for (int32_t i = 0; i < PREFETCH_LINKS; i++)
+    for (int32_t i = 0; i < PREFETCH_LINKS; i++) {
+        prefetch->queues[i].changed_ns = -1;
         if (options->flight_max[i] < 0 || options->flight_max[i] > PREFETCH_FLIGHT_MAX)
             return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d prefetches in flight: give 0 to %d",
                                 (int)options->flight_max[i], PREFETCH_FLIGHT_MAX);
+    }
     prefetch->counts = calloc((size_t)options->layers, sizeof *prefetch->counts);
     if (!prefetch->counts)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to count guesses");
@@ -67,9 +73,10 @@ static void settle(struct prefetch *prefetch, struct prefetch_queue *queue,
     struct prefetch_counts *counts = counts_of(prefetch, &entry->guess);
     SL_ASSERT(!entry->settled);
     entry->settled = true;
+    entry->awaited = used && entry->in_flight;
     if (!used)
         counts->wasted++;
-    else if (entry->in_flight)
+    else if (entry->awaited)
         counts->late++;
     else
         counts->useful++;
@@ -134,6 +141,38 @@ void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns)
         bury(prefetch, &prefetch->queues[link]);
 }
 
+/* ---- when a link is wanted ---- */
+
+void prefetch_watch(struct prefetch *prefetch, enum prefetch_link link, bool wanted, int64_t now_ns)
+{
+    struct prefetch_queue *queue = &prefetch->queues[link];
+    if (wanted == queue->wanted) return;
+    queue->wanted = wanted;
+    if (wanted && queue->changed_ns >= 0) {
+        double gap = fmax((double)(now_ns - queue->changed_ns), 0);
+        double keep = queue->gap_ns > 0 ? exp2(-1.0 / GAP_HALF_LIFE) : 0;
+        if (queue->gap_ns > 0) gap = fmin(gap, GAP_MAX * queue->gap_ns);
+        queue->gap_ns = queue->gap_ns * keep + gap * (1 - keep);
+    }
+    queue->changed_ns = now_ns;
+}
+
+int32_t prefetch_unasked(const struct prefetch *prefetch, enum prefetch_link link)
+{
+    const struct prefetch_queue *queue = &prefetch->queues[link];
+    int32_t awaited = 0;
+    for (int32_t i = 0; i < queue->started_count; i++)
+        awaited += queue->started[i].in_flight && queue->started[i].awaited;
+    return queue->flight_count - awaited;
+}
+
+/* Whether what a guess may win is more than what it may cost those who ask. */
+static bool pays(const struct prefetch_queue *queue, double believed, double transfer_ns)
+{
+    if (queue->gap_ns <= 0 || transfer_ns <= queue->gap_ns) return true;
+    return believed * queue->gap_ns >= (1 - believed) * (transfer_ns - queue->gap_ns);
+}
+
 /* ---- guesses ---- */
 
 void prefetch_offer(struct prefetch *prefetch, enum prefetch_link link,
@@ -188,7 +227,8 @@ bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double tr
         const struct prefetch_guess *guess = &queue->waiting[i];
         if (guess->visit <= prefetch->visit) continue;
         float believed = prefetch_believe(prefetch, link, guess->probability);
-        if (believed < PREFETCH_PROBABILITY_MIN && !trial) continue;
+        bool worthless = believed < PREFETCH_PROBABILITY_MIN || !pays(queue, believed, transfer_ns);
+        if (worthless && !trial) continue;
         if (believed <= evicted_value) continue;
         double worth = (double)believed * part_in_time(prefetch, guess, transfer_ns);
         if (worth <= best_worth) continue;

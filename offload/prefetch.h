@@ -9,7 +9,12 @@
  *
  * A visit is one layer of one pass: token_clock * layers + layer. The worth of a guess is its
  * probability, corrected by experience, times the part of its transfer that is over when its layer
- * is reached; every item of a link is equally large and equally dear when missed. */
+ * is reached; every item of a link is equally large and equally dear when missed.
+ *
+ * A wrong guess costs what of its transfer reaches into the next demand. The owner says when a link
+ * is wanted; how long it is not, on average, is what a guess can win: p x min(transfer, gap)
+ * against (1 - p) x (transfer - gap). So a link that is never idle for long brings what is certain
+ * and little else. */
 #ifndef SLUICE_OFFLOAD_PREFETCH_H
 #define SLUICE_OFFLOAD_PREFETCH_H
 
@@ -47,6 +52,7 @@ struct prefetch_counts {
 struct prefetch_entry {
     struct prefetch_guess guess;
     bool in_flight, settled; /* settled: counted as useful, late or wasted */
+    bool awaited;            /* asked for while in flight */
 };
 
 struct prefetch_queue {
@@ -55,6 +61,9 @@ struct prefetch_queue {
     int32_t waiting_count, started_count, flight_count;
     double hoped, came; /* decayed sums: probabilities given, uses seen */
     int64_t trial_visit;
+    bool wanted;        /* something demanded is on the link, or waits for it */
+    int64_t changed_ns; /* when that began or ended; before the first time -1 */
+    double gap_ns;      /* smoothed time between demands; 0: not known yet */
 };
 
 struct prefetch {
@@ -78,6 +87,12 @@ void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns);
  * visit has come is dropped, and so is the least worthy of a full queue. */
 void prefetch_offer(struct prefetch *prefetch, enum prefetch_link link,
                     const struct prefetch_guess *guess);
+
+/* Whether anything demanded is on the link or waits for it, as of now_ns, which never goes back. */
+void prefetch_watch(struct prefetch *prefetch, enum prefetch_link link, bool wanted,
+                    int64_t now_ns);
+/* Guesses in flight that nobody waits for. */
+int32_t prefetch_unasked(const struct prefetch *prefetch, enum prefetch_link link);
 
 /* The guess to start now, which counts as in flight from here on; false when none is worth it.
  * `transfer_ns`: until it would have arrived. `evicted_value`: uses per token of what it would

@@ -383,7 +383,7 @@ SL_API SL_MUST_USE enum sl_status sl_simulate(const struct sl_simulation *simula
 
 struct sl_plan_options {
     const char *model_dir; /* of config.json, no weights needed; NULL: by `shape` */
-    const char *shape;     /* "flash" */
+    const char *shape;     /* "flash" or "pro" */
     struct sl_machine machine;
     uint64_t dense_bytes; /* weights that every token reads; 0: those of V4-Flash */
 };

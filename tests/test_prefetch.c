@@ -77,6 +77,58 @@ static void test_a_guess_dies_when_its_layer_has_passed(void **state)
     prefetch_deinit(&prefetch);
 }
 
+/* A link that is wanted again after 100 ns, time and again. */
+static void keep_wanted(struct prefetch *prefetch, enum prefetch_link link)
+{
+    for (int64_t ns = 0; ns < 30000; ns += 300) {
+        prefetch_watch(prefetch, link, true, ns);
+        prefetch_watch(prefetch, link, false, ns + 200);
+    }
+}
+
+/* Whether a guess of layer 1, of an expert not named before, is started. */
+static bool starts(struct prefetch *prefetch, float probability, double transfer_ns)
+{
+    static int32_t idx = EXPERTS;
+    struct prefetch_guess guess;
+    offer(prefetch, ++idx, probability, 1);
+    bool started = prefetch_next(prefetch, PREFETCH_UP, transfer_ns, 0, &guess);
+    if (started)
+        prefetch_done(prefetch, PREFETCH_UP, guess.expert_idx, false);
+    else
+        prefetch_forget(prefetch, PREFETCH_UP, idx);
+    return started;
+}
+
+static void test_a_guess_must_win_more_than_it_keeps_others_waiting(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    make(&prefetch, 2);
+    assert_true(starts(&prefetch, 0.2f, 1000)); /* nothing is known yet */
+    keep_wanted(&prefetch, PREFETCH_DISK);
+    assert_true(starts(&prefetch, 0.2f, 1000)); /* of the other link */
+    keep_wanted(&prefetch, PREFETCH_UP);
+    assert_true(starts(&prefetch, 0.2f, 100));  /* over before anybody asks */
+    assert_false(starts(&prefetch, 0.2f, 200)); /* 0.2 x 100 against 0.8 x 100 */
+    assert_true(starts(&prefetch, 0.6f, 200));
+    assert_false(starts(&prefetch, 0.6f, 400));
+    assert_true(starts(&prefetch, 1, 4000)); /* what is certain delays nobody in vain */
+    prefetch_deinit(&prefetch);
+}
+
+static void test_a_long_pause_is_no_gap(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    make(&prefetch, 2);
+    keep_wanted(&prefetch, PREFETCH_UP);
+    prefetch_watch(&prefetch, PREFETCH_UP, true, 1000000000);
+    prefetch_watch(&prefetch, PREFETCH_UP, false, 1000000200);
+    assert_false(starts(&prefetch, 0.3f, 1000));
+    prefetch_deinit(&prefetch);
+}
+
 static void test_nothing_likelier_is_evicted(void **state)
 {
     (void)state;
@@ -202,6 +254,8 @@ int main(void)
         cmocka_unit_test(test_the_likeliest_goes_first_and_few_at_once),
         cmocka_unit_test(test_what_cannot_arrive_in_time_is_worth_less),
         cmocka_unit_test(test_a_guess_dies_when_its_layer_has_passed),
+        cmocka_unit_test(test_a_guess_must_win_more_than_it_keeps_others_waiting),
+        cmocka_unit_test(test_a_long_pause_is_no_gap),
         cmocka_unit_test(test_nothing_likelier_is_evicted),
         cmocka_unit_test(test_outcomes_are_counted_by_layer),
         cmocka_unit_test(test_belief_falls_to_nothing_and_comes_back),
