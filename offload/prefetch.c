@@ -213,6 +213,13 @@ static double part_in_time(const struct prefetch *prefetch, const struct prefetc
     return left / transfer_ns;
 }
 
+static double worth_of(const struct prefetch *prefetch, const struct prefetch_guess *guess,
+                       double believed, double transfer_ns)
+{
+    if (believed >= 1) return 1 + 1 / (double)(guess->visit - prefetch->visit);
+    return believed * part_in_time(prefetch, guess, transfer_ns);
+}
+
 bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double transfer_ns,
                    float evicted_value, struct prefetch_guess *out)
 {
@@ -230,7 +237,7 @@ bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double tr
         bool worthless = believed < PREFETCH_PROBABILITY_MIN || !pays(queue, believed, transfer_ns);
         if (worthless && !trial) continue;
         if (believed <= evicted_value) continue;
-        double worth = (double)believed * part_in_time(prefetch, guess, transfer_ns);
+        double worth = worth_of(prefetch, guess, believed, transfer_ns);
         if (worth <= best_worth) continue;
         best = i;
         best_worth = worth;

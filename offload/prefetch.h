@@ -9,7 +9,8 @@
  *
  * A visit is one layer of one pass: token_clock * layers + layer. The worth of a guess is its
  * probability, corrected by experience, times the part of its transfer that is over when its layer
- * is reached; every item of a link is equally large and equally dear when missed.
+ * is reached; every item of a link is equally large and equally dear when missed. What is certain
+ * goes first, in the order of the layers: it has to be brought in any case.
  *
  * A wrong guess costs what of its transfer reaches into the next demand. The owner says when a link
  * is wanted; how long it is not, on average, is what a guess can win: p x min(transfer, gap)

@@ -62,6 +62,25 @@ static void test_what_cannot_arrive_in_time_is_worth_less(void **state)
     prefetch_deinit(&prefetch);
 }
 
+static void test_what_is_certain_goes_first_in_the_order_of_layers(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    struct prefetch_guess guess;
+    make(&prefetch, 4);
+    prefetch_visit(&prefetch, 3, 0);
+    prefetch_visit(&prefetch, 4, 100);
+    offer(&prefetch, 3 * EXPERTS, 0.9f, 7);
+    offer(&prefetch, 2 * EXPERTS, 1, 6);
+    offer(&prefetch, EXPERTS, 1, 5); /* which a transfer of 500 ns is too slow for */
+    static const int32_t order[] = {EXPERTS, 2 * EXPERTS, 3 * EXPERTS};
+    for (size_t i = 0; i < SL_COUNT_OF(order); i++) {
+        assert_true(prefetch_next(&prefetch, PREFETCH_UP, 500, 0, &guess));
+        assert_int_equal(guess.expert_idx, order[i]);
+    }
+    prefetch_deinit(&prefetch);
+}
+
 static void test_a_guess_dies_when_its_layer_has_passed(void **state)
 {
     (void)state;
@@ -253,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_likeliest_goes_first_and_few_at_once),
         cmocka_unit_test(test_what_cannot_arrive_in_time_is_worth_less),
+        cmocka_unit_test(test_what_is_certain_goes_first_in_the_order_of_layers),
         cmocka_unit_test(test_a_guess_dies_when_its_layer_has_passed),
         cmocka_unit_test(test_a_guess_must_win_more_than_it_keeps_others_waiting),
         cmocka_unit_test(test_a_long_pause_is_no_gap),
