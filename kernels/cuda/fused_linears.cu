@@ -1,8 +1,10 @@
 /* Several products of few tokens in one launch: each item as a launch of its own would compute it,
  * bit for bit. Blocks are shared out by the bytes of the matrices, at least one each; a block works
- * for one item. More tokens share the conversion of their input (linear_wide.cu). */
+ * for one item. More tokens share the conversion of their input (linear.cu). */
 #include "kernels/cuda/linear_tiles.cuh"
 #include "kernels/fused.h"
+
+static_assert(FUSED_LINEARS_MAX <= LINEAR_ITEMS_MAX, "as many of a chunk");
 
 struct group_item {
     struct linear_args args;
@@ -81,7 +83,7 @@ extern "C" bool cuda_fused_linears(struct stream *stream, const struct linear_ar
     SL_ASSERT(count >= 1 && count <= FUSED_LINEARS_MAX);
     for (int32_t i = 0; i < count; i++)
         SL_ASSERT(items[i].tokens == items[0].tokens && items[i].groups == 1);
-    if (items[0].tokens > LINEAR_TOKENS_FEW) return linear_wide(stream, items, count);
+    if (items[0].tokens > LINEAR_TOKENS_FEW) return linear_many(stream, items, count);
     group.count = count;
     for (int32_t i = 0; i < count; i++) {
         if (!takes(&items[i])) return false;

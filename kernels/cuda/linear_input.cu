@@ -1,5 +1,5 @@
-/* bf16 inputs of products with many tokens: bounded by memory, four bytes read and two written a
- * number. */
+/* bf16 and e4m3 inputs of products with many tokens: bounded by memory, four bytes read and two or
+ * one written a number. */
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/linear_input.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -51,4 +51,34 @@ void linear_input_bf16(struct stream *stream, const struct linear_input *input)
         launch<true, true>(stream, input);
     else
         launch<true, false>(stream, input);
+}
+
+/* A warp a block of 128 columns of a token, a block of threads as many tokens side by side. Grid
+ * (blocks of columns, groups of WARPS tokens). */
+static __global__ void __launch_bounds__(THREADS)
+    linear_input_fp8_kernel(const float *x, int32_t tokens, int32_t columns, uint8_t *codes,
+                            float *scales)
+{
+    launch_chain();
+    int32_t token = (int32_t)blockIdx.y * WARPS + (int32_t)threadIdx.x / WARP_LANES;
+    int lane = (int)threadIdx.x % WARP_LANES;
+    if (token >= tokens) return;
+    size_t at = (size_t)token * (size_t)columns + blockIdx.x * LINEAR_COLUMNS + (size_t)lane * 4;
+    float4 in = *reinterpret_cast<const float4 *>(x + at);
+    float amax = amax_step(amax_step(amax_step(amax_step(0.0f, in.x), in.y), in.z), in.w);
+    float scale = lowp_fp8_scale(warp_max(amax));
+    float inverse = 1.0f / scale;
+    uint32_t word =
+        (uint32_t)e4m3_encode(in.x * inverse) | (uint32_t)e4m3_encode(in.y * inverse) << 8 |
+        (uint32_t)e4m3_encode(in.z * inverse) << 16 | (uint32_t)e4m3_encode(in.w * inverse) << 24;
+    *reinterpret_cast<uint32_t *>(codes + at) = word;
+    if (lane == 0) scales[(size_t)blockIdx.x * (size_t)tokens + (size_t)token] = scale;
+}
+
+void linear_input_fp8(struct stream *stream, const float *x, int32_t tokens, int32_t columns,
+                      uint8_t *codes, float *scales)
+{
+    SL_ASSERT(columns % LINEAR_COLUMNS == 0);
+    dim3 grid((unsigned)(columns / LINEAR_COLUMNS), launch_blocks(tokens, WARPS));
+    SL_LAUNCH(stream, linear_input_fp8_kernel, grid, THREADS, 0, x, tokens, columns, codes, scales);
 }

@@ -15,4 +15,9 @@ struct linear_input {
 
 void linear_input_bf16(struct stream *stream, const struct linear_input *input);
 
+/* e4m3 codes with the scale of each 128 columns: codes [tokens, columns], scales [columns / 128,
+ * tokens]. */
+void linear_input_fp8(struct stream *stream, const float *x, int32_t tokens, int32_t columns,
+                      uint8_t *codes, float *scales);
+
 #endif

@@ -329,15 +329,8 @@ static __global__ void __launch_bounds__(THREADS, Shape::BLOCKS)
     write_sums<Shape>(args, plan, tile, sums);
 }
 
-/* Whether two products read the same values of the same input. */
-static bool same_input(const struct linear_args *a, const struct linear_args *b)
-{
-    return a->x == b->x && a->weight.columns == b->weight.columns && a->groups == b->groups &&
-           a->weight.format == b->weight.format && a->quantise_input == b->quantise_input;
-}
-
-/* Tiles of tokens for one pass over the items that share the first one's input: as many as scratch
- * holds, or down to half of that where fewer leave less of the last rounds of blocks idle. */
+/* Tiles of tokens for one pass over all items: as many as scratch holds, or down to half of that
+ * where fewer leave less of the last rounds of blocks idle. */
 static int32_t pass_tiles(const struct stream *stream, int32_t tiles_max,
                           const struct linear_args *items, int32_t count)
 {
@@ -346,7 +339,6 @@ static int32_t pass_tiles(const struct stream *stream, int32_t tiles_max,
     for (int32_t tiles = tiles_max; tiles > 0 && 2 * tiles >= tiles_max; tiles--) {
         int32_t blocks = 0, rounds = 0;
         for (int32_t i = 0; i < count; i++) {
-            if (!same_input(&items[0], &items[i])) continue;
             int32_t group_rows = items[i].weight.rows / items[i].groups;
             int32_t mine = tiles * items[i].groups * ceil_div_i32(group_rows, wide_many::ROWS);
             blocks += mine;
@@ -380,7 +372,7 @@ static void run_shape(struct stream *stream, const struct linear_args *args, str
     SL_LAUNCH(stream, (linear_wide_kernel<Format, Shape>), grid, THREADS, bytes, *args, *plan);
 }
 
-/* The first item and all that share its input, in passes of as many tokens as scratch holds. */
+/* In passes of as many tokens as scratch holds. */
 template <class Format>
 static void run_passes(struct stream *stream, const struct linear_args *items, int32_t count)
 {
@@ -403,7 +395,6 @@ static void run_passes(struct stream *stream, const struct linear_args *items, i
         linear_input_bf16(stream, &input);
         for (int32_t i = 0; i < count; i++) {
             struct linear_args part = items[i];
-            if (!same_input(items, &part)) continue;
             part.tokens = tokens;
             part.out += (size_t)first * (size_t)part.weight.rows;
             if (tokens <= wide_few::TOKENS)
@@ -414,7 +405,7 @@ static void run_passes(struct stream *stream, const struct linear_args *items, i
     }
 }
 
-static bool takes(const struct stream *stream, const struct linear_args *args)
+bool linear_wide_takes(const struct stream *stream, const struct linear_args *args)
 {
     bool fp8 = args->weight.format == MATRIX_FP8;
     size_t token_bytes = (size_t)args->groups * (size_t)args->weight.columns * sizeof(uint16_t);
@@ -429,19 +420,10 @@ static bool takes(const struct stream *stream, const struct linear_args *args)
     return (size_t)stream->shared_bytes_max >= shared_bytes;
 }
 
-bool linear_wide(struct stream *stream, const struct linear_args *items, int32_t count)
+void linear_wide(struct stream *stream, const struct linear_args *items, int32_t count)
 {
-    for (int32_t i = 0; i < count; i++)
-        if (!takes(stream, &items[i])) return false;
-    for (int32_t i = 0; i < count; i++) {
-        bool done = false;
-        for (int32_t before = 0; before < i; before++)
-            done = done || same_input(&items[before], &items[i]);
-        if (done) continue;
-        if (items[i].weight.format == MATRIX_FP8)
-            run_passes<wide_fp8>(stream, &items[i], count - i);
-        else
-            run_passes<wide_bf16>(stream, &items[i], count - i);
-    }
-    return true;
+    if (items->weight.format == MATRIX_FP8)
+        run_passes<wide_fp8>(stream, items, count);
+    else
+        run_passes<wide_bf16>(stream, items, count);
 }
