@@ -308,64 +308,12 @@ static void latents_are_their_chain(struct twin *twin)
             latents(twin, token_counts[i], compressors);
 }
 
-/* ---- queries ---- */
-
-static void queries(struct twin *twin, int32_t tokens, int32_t heads, int32_t index_heads,
-                    bool round)
-{
-    const struct ops *gpu = twin->gpu;
-    size_t rows = (size_t)tokens;
-    struct twin_array x = floats(twin, rows * (size_t)heads * HEAD, 2, round),
-                      index = floats(twin, rows * (size_t)index_heads * INDEX, 2, round),
-                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
-                      positions = twin_array_make(twin, rows * 4);
-    for (int32_t t = 0; t < tokens; t++)
-        ((int32_t *)positions.host)[t] = 1000 * t + 127;
-    twin_upload(twin, &positions);
-    struct fused_queries_args args = {.heads = {x.device, tokens * heads, HEAD, 1e-6f, round},
-                                      .rope = {x.device, positions.device, frequencies.device,
-                                               tokens, heads, HEAD, ROTARY, false, round},
-                                      .index = {index.device, positions.device, frequencies.device,
-                                                index_heads ? tokens : 0, index_heads, INDEX,
-                                                ROTARY, false, round}};
-    TWIN_CHECK(twin, gpu->fused->queries(twin->gpu_stream, &args), "refused");
-    struct twin_array *arrays[] = {&x, &index};
-    void *fused[2];
-    for (int i = 0; i < 2; i++) {
-        fused[i] = twin_host(arrays[i]->bytes);
-        memcpy(fused[i], twin_download(twin, arrays[i]), arrays[i]->bytes);
-        twin_upload(twin, arrays[i]);
-    }
-    gpu->head_norm(twin->gpu_stream, &args.heads);
-    gpu->rope(twin->gpu_stream, &args.rope);
-    if (index_heads) gpu->rope(twin->gpu_stream, &args.index);
-    for (int i = 0; i < 2; i++) {
-        twin_check_bytes(twin, i ? "index queries" : "queries", fused[i],
-                         twin_download(twin, arrays[i]), arrays[i]->bytes);
-        free(fused[i]);
-        twin_array_free(twin, arrays[i]);
-    }
-    twin_array_free(twin, &frequencies);
-    twin_array_free(twin, &positions);
-}
-
-static void queries_are_their_chain(struct twin *twin)
-{
-    static const int32_t token_counts[] = {0, 1, 3, 16};
-    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
-        for (int round = 0; round < 2; round++) {
-            queries(twin, token_counts[i], 8, 4, round);
-            queries(twin, token_counts[i], 13, 0, round);
-        }
-}
-
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
         {"turn is its chain", turn_is_its_chain},
         {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
         {"latents are their chain", latents_are_their_chain},
-        {"queries are their chain", queries_are_their_chain},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
 }

@@ -2,6 +2,8 @@
 #include "kernels/fused.h"
 #include "tests/gpu/twin.h"
 
+#include <string.h>
+
 static struct twin_array floats(struct twin *twin, size_t count, float scale, bool round)
 {
     struct twin_array array = twin_array_make(twin, count * sizeof(float));
@@ -156,6 +158,53 @@ static void linears_refuse_what_they_cannot_take(struct twin *twin)
     free_product(twin, &products[1]);
 }
 
+/* ---- gated ---- */
+
+/* Against its chain on the same processor: the same bits. */
+static void gated(struct twin *twin, int32_t tokens, int32_t rows, int32_t columns)
+{
+    const struct shape shape = {MATRIX_FP8, rows, columns, true};
+    struct fused_gated_args args;
+    struct product gate = make_product(twin, &shape, tokens, &args.gate);
+    struct product up = make_product(twin, &shape, tokens, &args.up);
+    args.up.x = args.gate.x;
+    args.swiglu =
+        (struct swiglu_args){args.gate.out, args.up.out, args.gate.out, tokens, rows, 10.0f, true};
+    TWIN_CHECK(twin, twin->gpu->fused->gated(twin->gpu_stream, &args), "refused");
+    float *fused = twin_host(gate.together.bytes);
+    memcpy(fused, twin_download(twin, &gate.together), gate.together.bytes);
+    twin->gpu->linear(twin->gpu_stream, &args.gate);
+    twin->gpu->linear(twin->gpu_stream, &args.up);
+    twin->gpu->swiglu(twin->gpu_stream, &args.swiglu);
+    twin_check_bytes(twin, "gated", fused, twin_download(twin, &gate.together),
+                     gate.together.bytes);
+    free(fused);
+    free_product(twin, &gate);
+    free_product(twin, &up);
+}
+
+static void gated_is_its_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {0, 1, 3, 16};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
+        gated(twin, token_counts[i], 8, 128);
+        gated(twin, token_counts[i], 136, 640);
+        gated(twin, token_counts[i], 1024, 256);
+    }
+}
+
+static void gated_refuses_what_it_cannot_take(struct twin *twin)
+{
+    static const struct shape odd = {MATRIX_FP8, 12, 128, true};
+    struct fused_gated_args args;
+    struct product gate = make_product(twin, &odd, 1, &args.gate);
+    args.up = args.gate;
+    args.swiglu =
+        (struct swiglu_args){args.gate.out, args.up.out, args.gate.out, 1, 12, 10.0f, true};
+    TWIN_CHECK(twin, !twin->gpu->fused->gated(twin->gpu_stream, &args), "12 rows taken");
+    free_product(twin, &gate);
+}
+
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
@@ -163,6 +212,8 @@ int main(int argc, char **argv)
         {"linears of a chunk are their items", linears_of_a_chunk_are_their_items},
         {"linears of a chunk by both ways are their items", linears_of_both_ways_are_their_items},
         {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
+        {"gated is its chain", gated_is_its_chain},
+        {"gated refuses what it cannot take", gated_refuses_what_it_cannot_take},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
 }
