@@ -7,8 +7,12 @@
 #define BELIEF_HALF_LIFE 64
 /* Guesses come true as promised until so many say otherwise. */
 #define BELIEF_PRIOR 2.0
-/* What moves the estimate of the time between visits half of the way, in visits. */
-#define VISIT_HALF_LIFE 32
+/* A visit that took longer (shorter) than the estimate moves it up (down) by this part. */
+#define VISIT_STEP 0.04
+/* Visits within a transfer that are looked at for demands. */
+#define VISITS_MAX 64
+/* Visits that halve the weight of older demands. */
+#define DEMAND_HALF_LIFE 256
 
 static int32_t layer_of(const struct prefetch *prefetch, const struct prefetch_guess *guess)
 {
@@ -73,6 +77,7 @@ static void settle(struct prefetch *prefetch, struct prefetch_queue *queue,
         counts->late++;
     else
         counts->useful++;
+    queue->demands += used; /* it would have been asked for */
     learn(queue, entry->guess.probability, used);
 }
 
@@ -119,15 +124,27 @@ static void bury(struct prefetch *prefetch, struct prefetch_queue *queue)
     }
 }
 
+static void count_demands(struct prefetch_queue *queue, int64_t visits)
+{
+    double passed = (double)visits;
+    double keep = exp2(-passed / DEMAND_HALF_LIFE);
+    queue->demand_rate = queue->demand_rate * keep + queue->demands / passed * (1 - keep);
+    queue->demands = 0;
+}
+
 void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns)
 {
     SL_ASSERT(visit >= prefetch->visit);
     if (prefetch->last_ns >= 0 && visit > prefetch->visit && now_ns >= prefetch->last_ns) {
         double passed = (double)(visit - prefetch->visit);
         double each = (double)(now_ns - prefetch->last_ns) / passed;
-        double keep = prefetch->visit_ns > 0 ? exp2(-fmin(passed, 64) / VISIT_HALF_LIFE) : 0;
-        prefetch->visit_ns = prefetch->visit_ns * keep + each * (1 - keep);
+        double known = prefetch->visit_ns;
+        prefetch->visit_ns =
+            known > 0 ? known * (each > known ? 1 + VISIT_STEP : 1 - VISIT_STEP) : each;
     }
+    for (int32_t link = 0; link < PREFETCH_LINKS; link++)
+        if (visit > prefetch->visit)
+            count_demands(&prefetch->queues[link], visit - prefetch->visit);
     prefetch->visit = visit;
     prefetch->last_ns = now_ns;
     for (int32_t link = 0; link < PREFETCH_LINKS; link++)
@@ -174,6 +191,26 @@ static double part_in_time(const struct prefetch *prefetch, const struct prefetc
     return left / transfer_ns;
 }
 
+/* Part of such a transfer that a demand would wait for it, on average: the first one to come, at
+ * one of the visits in its time. */
+static double part_in_the_way(const struct prefetch *prefetch, const struct prefetch_queue *queue,
+                              double transfer_ns)
+{
+    double each = prefetch->visit_ns, free = 1, part = 0;
+    if (each <= 0 || queue->demand_rate <= 0) return 0;
+    double none = exp(-queue->demand_rate);
+    for (int32_t visit = 1; visit <= VISITS_MAX && visit * each < transfer_ns; visit++) {
+        part += free * (1 - none) * (1 - visit * each / transfer_ns);
+        free *= none;
+    }
+    return part;
+}
+
+void prefetch_demand(struct prefetch *prefetch, enum prefetch_link link)
+{
+    prefetch->queues[link].demands++;
+}
+
 bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double transfer_ns,
                    float evicted_value, struct prefetch_guess *out)
 {
@@ -184,13 +221,15 @@ bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double tr
     int32_t best = -1;
     double best_worth = 0;
     bool trial = prefetch->visit >= queue->trial_visit;
+    double in_the_way = part_in_the_way(prefetch, queue, transfer_ns);
     for (int32_t i = 0; i < queue->waiting_count; i++) {
         const struct prefetch_guess *guess = &queue->waiting[i];
         if (guess->visit <= prefetch->visit) continue;
         float believed = prefetch_believe(prefetch, link, guess->probability);
         if (believed < PREFETCH_PROBABILITY_MIN && !trial) continue;
         if (believed <= evicted_value) continue;
-        double worth = (double)believed * part_in_time(prefetch, guess, transfer_ns);
+        double gain = (double)believed * part_in_time(prefetch, guess, transfer_ns);
+        double worth = trial ? gain : gain - (1 - (double)believed) * in_the_way;
         if (worth <= best_worth) continue;
         best = i;
         best_worth = worth;

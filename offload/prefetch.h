@@ -4,12 +4,15 @@
  * owner says where decode is (prefetch_visit), offers guesses, asks for the next one whenever a
  * link has nothing demanded to do, and reports what became of it. Rules: demand first (the owner
  * does not ask while demand waits); a guess dies when its layer has passed; none starts that is
- * less likely than what it would evict; few are in flight at once; and the queue believes its
+ * less likely than what it would evict; none starts that is more likely to stand in the way of a
+ * demand, times the wait, than to save one; few are in flight at once; and the queue believes its
  * guesses only as far as they came true, down to none at all but for a trial now and then.
  *
  * A visit is one layer of one pass: token_clock * layers + layer. The worth of a guess is its
  * probability, corrected by experience, times the part of its transfer that is over when its layer
- * is reached; every item of a link is equally large and equally dear when missed. */
+ * is reached, less what it costs when it is wrong: what is left of its transfer when a demand
+ * comes, as often as they have come of late. Every item of a link is equally large and equally
+ * dear when missed. */
 #ifndef SLUICE_OFFLOAD_PREFETCH_H
 #define SLUICE_OFFLOAD_PREFETCH_H
 
@@ -54,13 +57,15 @@ struct prefetch_queue {
     struct prefetch_entry started[PREFETCH_QUEUE_MAX]; /* [started_count], in no order */
     int32_t waiting_count, started_count, flight_count;
     double hoped, came; /* decayed sums: probabilities given, uses seen */
+    int32_t demands;    /* since the last visit, and guesses that came true */
+    double demand_rate; /* smoothed, a visit */
     int64_t trial_visit;
 };
 
 struct prefetch {
     struct prefetch_options options;
     int64_t visit;   /* where decode is; -1 before the first layer of all */
-    double visit_ns; /* smoothed time between visits; 0: not known yet */
+    double visit_ns; /* median time between visits, followed; 0: not known yet */
     int64_t last_ns; /* of the last visit, or -1 */
     struct prefetch_queue queues[PREFETCH_LINKS];
     struct prefetch_counts *counts; /* [layers] */
@@ -78,6 +83,9 @@ void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns);
  * visit has come is dropped, and so is the least worthy of a full queue. */
 void prefetch_offer(struct prefetch *prefetch, enum prefetch_link link,
                     const struct prefetch_guess *guess);
+
+/* A transfer that was asked for begins on the link. */
+void prefetch_demand(struct prefetch *prefetch, enum prefetch_link link);
 
 /* The guess to start now, which counts as in flight from here on; false when none is worth it.
  * `transfer_ns`: until it would have arrived. `evicted_value`: uses per token of what it would

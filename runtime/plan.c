@@ -196,7 +196,7 @@ static enum sl_status decode_speed(const struct shape *shape, const struct sl_ma
     simulation.hash_layers = shape->hash_layers;
     simulation.expert_bytes = shape->expert_bytes;
     simulation.dense_seconds = dense_seconds(shape, machine);
-    if (band == LOW) simulation.recall = 0;
+    if (band == LOW) simulation.recall[0] = simulation.recall[1] = 0;
     simulation.warm_tokens = PLAN_WARM;
     simulation.tokens = PLAN_TOKENS;
     SL_TRY(simulation_run(&simulation, &used, &result, error));

@@ -366,7 +366,9 @@ struct sl_simulation {
     int32_t layers, experts, top, hash_layers; /* without a trace */
     uint64_t expert_bytes;                     /* 0: as the trace says */
     double dense_seconds;                      /* of a token, outside its experts */
-    double recall, precision; /* of guesses of a router one layer early; recall 0: none */
+    /* Routers applied one layer early, and two: the share they find of what is missing (0: no
+     * guesses), and of the missing experts they name, the share that is right. */
+    double recall[2], precision[2];
     bool hash_exact;          /* prefetch of hash layers from the token id */
     bool inclusive;           /* what the GPU holds stays in RAM as well */
     uint64_t warm_tokens, tokens;

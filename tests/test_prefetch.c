@@ -149,6 +149,39 @@ static void test_belief_falls_to_nothing_and_comes_back(void **state)
     prefetch_deinit(&prefetch);
 }
 
+/* Whether a guess for the next visit but one starts whose transfer takes ten visits. */
+static bool starts(struct prefetch *prefetch, float probability)
+{
+    struct prefetch_guess guess;
+    int64_t visit = prefetch->visit + 2;
+    int32_t idx = (int32_t)(visit % LAYERS) * EXPERTS;
+    offer(prefetch, idx, probability, visit);
+    bool started = prefetch_next(prefetch, PREFETCH_UP, 1000, 0, &guess);
+    if (started) prefetch_done(prefetch, PREFETCH_UP, idx, true);
+    prefetch_forget(prefetch, PREFETCH_UP, idx);
+    return started;
+}
+
+static void test_a_guess_that_would_hold_up_demands_does_not_start(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    make(&prefetch, 2);
+    for (int64_t visit = 0; visit < 400; visit++)
+        prefetch_visit(&prefetch, visit, visit * 100);
+    assert_true(starts(&prefetch, 0.3f)); /* none comes */
+    for (int64_t visit = 400; visit < 800; visit++) {
+        prefetch_visit(&prefetch, visit, visit * 100);
+        if (visit % 4 == 0) prefetch_demand(&prefetch, PREFETCH_UP);
+    }
+    assert_false(starts(&prefetch, 0.3f)); /* wrong, it would delay one by half of a transfer */
+    assert_true(starts(&prefetch, 0.9f));
+    prefetch_visit(&prefetch, 800 + PREFETCH_TRIAL_VISITS, 100000);
+    assert_true(starts(&prefetch, 0.3f)); /* a trial */
+    prefetch_check(&prefetch);
+    prefetch_deinit(&prefetch);
+}
+
 static void test_any_sequence_keeps_the_queues_whole(void **state)
 {
     (void)state;
@@ -205,6 +238,7 @@ int main(void)
         cmocka_unit_test(test_nothing_likelier_is_evicted),
         cmocka_unit_test(test_outcomes_are_counted_by_layer),
         cmocka_unit_test(test_belief_falls_to_nothing_and_comes_back),
+        cmocka_unit_test(test_a_guess_that_would_hold_up_demands_does_not_start),
         cmocka_unit_test(test_any_sequence_keeps_the_queues_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
