@@ -386,18 +386,23 @@ SL_API SL_MUST_USE enum sl_status sl_simulate(const struct sl_simulation *simula
 struct sl_plan_options {
     const char *model_dir; /* of config.json, no weights needed; NULL: by `shape` */
     const char *shape;     /* "flash" */
-    struct sl_machine machine;
-    uint64_t dense_bytes; /* weights that every token reads; 0: those of V4-Flash */
+    struct sl_machine machine; /* a rate below 0 is not given: measured, or else assumed */
+    uint64_t dense_bytes;      /* weights that every token reads; 0: those of V4-Flash */
+    /* The plan is for the machine this runs on: rates not given are those that sl_bench_host kept
+     * in the file named (NULL: the usual one, "": none), if it measured this machine. */
+    bool this_machine;
+    const char *machine_profile;
 };
 
 /* V4-Flash on an H100 with 128 GiB RAM and one disk of 7 GB/s. */
 SL_API struct sl_plan_options sl_plan_options_default(void);
-/* Takes the RAM of the machine this runs on, and no GPU. */
+/* Takes the RAM of the machine this runs on, no GPU, and no rate as given. */
 SL_API void sl_machine_this(struct sl_machine *machine);
 
 /* Whether the model would fit, where its bytes would live, and how fast it would run, each figure
  * with what it assumes, as text or JSON. SL_ERR_UNSUPPORTED for a shape whose sizes are not
- * published. `*report` is the caller's to free. */
+ * published, or a profile named that is of another machine or stale; SL_ERR_FORMAT and
+ * SL_ERR_CHECKSUM: it is damaged. `*report` is the caller's to free. */
 SL_API SL_MUST_USE enum sl_status sl_plan(const struct sl_plan_options *options, bool json,
                                           char **report, struct sl_error *error);
 
