@@ -2,6 +2,7 @@
 #include "bench/bench.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -43,6 +44,19 @@ static void read_machine(char *name, size_t bytes)
     if (file) fclose(file);
 }
 
+/* The median of paired ratios and its interval, from their order alone: how many of `count` draws
+ * lie below the median is binomial, near enough to normal. */
+static void add_ratios(json_t *object, double *ratios, int32_t count)
+{
+    double half = 0.98 * sqrt(count), middle = (count - 1) / 2.0;
+    json_object_set_new(object, "ratio", json_real(bench_percentile(ratios, count, 50)));
+    if (count < 6) return;
+    int32_t low = max_i32(0, (int32_t)floor(middle - half));
+    int32_t high = min_i32(count - 1, (int32_t)ceil(middle + half));
+    json_object_set_new(object, "ratio_low", json_real(ratios[low]));
+    json_object_set_new(object, "ratio_high", json_real(ratios[high]));
+}
+
 void bench_print(const struct bench_options *options, const struct bench_line *line)
 {
     char machine[128];
@@ -57,7 +71,10 @@ void bench_print(const struct bench_options *options, const struct bench_line *l
     SL_ASSERT(object);
     if (line->ceiling > 0) {
         json_object_set_new(object, "ceiling", json_real(line->ceiling));
-        json_object_set_new(object, "ratio", json_real(line->ratio));
+        if (line->ratios)
+            add_ratios(object, line->ratios, line->count);
+        else
+            json_object_set_new(object, "ratio", json_real(line->ratio));
     }
     json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(4));
     putchar('\n');

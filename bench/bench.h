@@ -6,7 +6,7 @@
 
 #include "kernels/base.h"
 
-#define BENCH_SAMPLES_MAX 256
+#define BENCH_SAMPLES_MAX 1024
 
 struct bench_options {
     const char *file;   /* --file, or NULL */
@@ -33,6 +33,10 @@ struct bench_line {
     int32_t count;   /* 1 .. BENCH_SAMPLES_MAX */
     double ceiling;  /* 0: none known */
     double ratio;    /* to the ceiling; 0: none known */
+    /* [count] of paired samples to the ceiling's, instead of `ratio`, or NULL. Sorted by
+     * bench_print, which gives their median and, from 6 on, its interval of 95 % from their order.
+     */
+    double *ratios;
 };
 
 uint64_t bench_now_ns(void);

@@ -1,20 +1,26 @@
 /* Paired runs of one model with RAM for a part of its experts: the same tokens with nothing read
  * ahead, with what the table tells, with routers looking ahead, and with a trace being recorded.
- * Every variant has an engine of its own; rounds take them in turn, from another one each time, so
- * that neighbours on the machine hurt all of them. Ratios are to the round's run without.
+ * Two engines that are the same differ by a tenth, for as long as they live, and a machine and a
+ * disk that others use change from second to second. So one engine serves all variants, each with a
+ * lookahead of its own, in turns of a few tokens, in an order drawn anew each round. The first
+ * tokens of a turn are not timed: they bring the experts in memory to what this variant makes of
+ * them. Ratios are to the round's two turns without; that of one to the other says how far two that
+ * are the same come apart.
  *
  * With --file each round is kept there as it ends, and the next call goes on from it: a measurement
  * may be made in several short calls, and one that is cut off loses a round. */
 #include "bench/bench.h"
 
+#include "offload/random_stream.h"
 #include "runtime/engine.h"
 
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
 
-#define TOKENS_MAX 72
-#define WARM       24 /* tokens before the clock starts, in every run */
+#define TEXT_TOKENS 144 /* drawn once; a round takes TURN of them */
+#define TURN        36
+#define SETTLE      12 /* of them, not timed */
 
 static const struct variant {
     const char *name;
@@ -23,27 +29,29 @@ static const struct variant {
     bool trace;
 } variants[] = {
     {"off", SL_PREFETCH_OFF, 0, false},
+    {"off again", SL_PREFETCH_OFF, 0, false},
     {"hash", SL_PREFETCH_HASH, 0, false},
     {"auto, depth 1", SL_PREFETCH_AUTO, 1, false},
     {"auto, depth 2", SL_PREFETCH_AUTO, 2, false},
     {"off, traced", SL_PREFETCH_OFF, 0, true},
-    {"auto, traced", SL_PREFETCH_AUTO, 1, true},
 };
 
-#define VARIANTS SL_COUNT_OF(variants)
+#define VARIANTS  SL_COUNT_OF(variants)
+#define OFF_TURNS 2 /* the first ones: the others are compared with their geometric mean */
 
-/* What one run came to. */
+/* What a variant's turn came to, per token. */
 struct outcome {
-    double token_ms, stall_ms; /* per token */
-    struct sl_stats stats;     /* of the whole engine's life */
+    double token_ms, stall_ms;
 };
 
 struct prefetch_bench {
     const struct bench_options *options;
-    sl_engine *engines[VARIANTS];
-    sl_session *sessions[VARIANTS];
-    int32_t ids[TOKENS_MAX];
-    int32_t tokens;
+    sl_engine *engine;
+    sl_session *session;
+    struct lookahead *lookaheads[VARIANTS];
+    struct sl_stats guesses[VARIANTS]; /* of the timed tokens: what became of them */
+    int32_t ids[TEXT_TOKENS];
+    struct random_stream random; /* the order of turns, and their tokens */
     double token_ms[VARIANTS][BENCH_SAMPLES_MAX], ratios[VARIANTS][BENCH_SAMPLES_MAX];
     double stall_ms[VARIANTS][BENCH_SAMPLES_MAX];
     int32_t rounds; /* done */
@@ -63,86 +71,150 @@ static uint64_t choose_ram(const sl_engine *engine, double share)
     return (uint64_t)slots * engine->source.slot_bytes + engine->budget.staging_bytes;
 }
 
-static bool open_variant(struct prefetch_bench *bench, size_t v, uint64_t ram_bytes)
+/* An engine with RAM for `ram_bytes` of experts, or for all if it is 0. */
+static bool open_engine(struct prefetch_bench *bench, uint64_t ram_bytes)
 {
     struct sl_engine_options open = sl_engine_options_default();
     struct sl_error error;
     open.model_dir = bench->options->model;
     open.threads = bench->options->threads;
-    open.context_tokens = TOKENS_MAX + WARM;
+    open.context_tokens = TEXT_TOKENS;
     open.ram_bytes = ram_bytes;
-    open.prefetch = variants[v].prefetch;
-    open.prefetch_depth = variants[v].depth;
-    if (sl_engine_open(&open, &bench->engines[v], &error) != SL_OK) return say(&error);
-    if (sl_session_create(bench->engines[v], &bench->sessions[v], &error) != SL_OK)
-        return say(&error);
-    return true;
+    if (sl_engine_open(&open, &bench->engine, &error) != SL_OK) return say(&error);
+    return sl_session_create(bench->engine, &bench->session, &error) == SL_OK || say(&error);
+}
+
+static void close_engine(struct prefetch_bench *bench)
+{
+    sl_session_destroy(bench->session);
+    sl_engine_close(bench->engine);
+    bench->session = NULL;
+    bench->engine = NULL;
 }
 
 /* A text of the model's own: tokens drawn from it, as a user's answer would be. */
 static bool draw_tokens(struct prefetch_bench *bench)
 {
     const struct sl_sampling sampling = {.temperature = 1, .top_p = 1};
-    struct sl_engine_options open = sl_engine_options_default();
     struct sl_error error;
-    sl_engine *engine = NULL;
-    sl_session *session = NULL;
     sl_sampler *sampler = NULL;
-    open.model_dir = bench->options->model;
-    open.threads = bench->options->threads;
-    open.context_tokens = TOKENS_MAX + WARM;
-    bool good = sl_engine_open(&open, &engine, &error) == SL_OK &&
-                sl_session_create(engine, &session, &error) == SL_OK &&
-                sl_sampler_create(&sampling, sl_engine_info(engine).vocab, bench->options->seed,
-                                  &sampler, &error) == SL_OK;
-    int32_t id = good ? sl_engine_info(engine).bos_id : 0;
-    for (int32_t i = 0; good && i < TOKENS_MAX; i++) {
+    int32_t vocab = sl_engine_info(bench->engine).vocab;
+    int32_t id = sl_engine_info(bench->engine).bos_id;
+    if (sl_sampler_create(&sampling, vocab, bench->options->seed, &sampler, &error) != SL_OK)
+        return say(&error);
+    bool good = true;
+    for (int32_t i = 0; good && i < TEXT_TOKENS; i++) {
         bench->ids[i] = id;
-        good = sl_session_append(session, &id, 1, NULL, &error) == SL_OK;
-        if (good) id = sl_sampler_next(sampler, sl_session_logits(session));
+        good = sl_session_append(bench->session, &id, 1, NULL, &error) == SL_OK || say(&error);
+        if (good) id = sl_sampler_next(sampler, sl_session_logits(bench->session));
     }
-    if (good) bench->tokens = TOKENS_MAX;
     sl_sampler_destroy(sampler);
-    sl_session_destroy(session);
-    uint64_t ram = good ? choose_ram(engine, bench->options->share) : 0;
-    sl_engine_close(engine);
-    if (!good) return say(&error);
+    return good;
+}
+
+static bool make_lookahead(struct prefetch_bench *bench, size_t v)
+{
+    struct sl_error error;
+    const struct lookahead_options options = {.model = bench->engine->forward.model,
+                                              .mode = variants[v].prefetch,
+                                              .depth = max_i32(variants[v].depth, 1),
+                                              .state = PREDICTOR_SHARED};
+    return lookahead_create(&options, &bench->lookaheads[v], &error) == SL_OK || say(&error);
+}
+
+/* The text with everything in memory, then the engine that is measured. */
+static bool open_bench(struct prefetch_bench *bench)
+{
+    if (!open_engine(bench, 0) || !draw_tokens(bench)) return false;
+    uint64_t ram_bytes = choose_ram(bench->engine, bench->options->share);
+    close_engine(bench);
+    if (!open_engine(bench, ram_bytes)) return false;
     for (size_t v = 0; v < VARIANTS; v++)
-        if (!open_variant(bench, v, ram)) return false;
+        if (!make_lookahead(bench, v)) return false;
     return true;
 }
 
-/* Feeds all tokens one by one, each announced as soon as it is known, as `sluice run` does. */
-static bool run_variant(struct prefetch_bench *bench, size_t v, struct outcome *out)
+static void close_bench(struct prefetch_bench *bench)
 {
-    sl_engine *engine = bench->engines[v];
-    sl_session *session = bench->sessions[v];
+    close_engine(bench);
+    for (size_t v = 0; v < VARIANTS; v++)
+        lookahead_destroy(bench->lookaheads[v]);
+    unlink(bench->trace);
+    free(bench);
+}
+
+/* ---- rounds ---- */
+
+static void add_guesses(struct sl_stats *sum, const struct sl_stats *from,
+                        const struct sl_stats *until)
+{
+    sum->expert_hits += until->expert_hits - from->expert_hits;
+    sum->expert_misses += until->expert_misses - from->expert_misses;
+    sum->table_useful += until->table_useful - from->table_useful;
+    sum->table_late += until->table_late - from->table_late;
+    sum->table_wasted += until->table_wasted - from->table_wasted;
+    sum->router_useful += until->router_useful - from->router_useful;
+    sum->router_late += until->router_late - from->router_late;
+    sum->router_wasted += until->router_wasted - from->router_wasted;
+}
+
+/* Feeds tokens one by one, each announced as soon as it is known, as `sluice run` does. */
+static bool feed(struct prefetch_bench *bench, const int32_t *ids, int32_t count)
+{
     struct sl_error error;
-    struct sl_stats before;
-    uint64_t start_ns = 0;
-    if (variants[v].trace && sl_trace_start(engine, bench->trace, false, &error) != SL_OK)
-        return say(&error);
-    sl_session_reset(session);
-    for (int32_t i = 0; i < bench->tokens; i++) {
-        if (i == WARM) {
-            sl_engine_stats(engine, &before);
-            start_ns = bench_now_ns();
-        }
-        sl_session_expect(session, bench->ids + i, 1, 1);
-        if (sl_session_append(session, bench->ids + i, 1, NULL, &error) != SL_OK)
+    for (int32_t i = 0; i < count; i++) {
+        sl_session_expect(bench->session, ids + i, 1, 1);
+        if (sl_session_append(bench->session, ids + i, 1, NULL, &error) != SL_OK)
             return say(&error);
     }
-    double tokens = bench->tokens - WARM;
-    if (sl_trace_stop(engine, &error) != SL_OK) return say(&error);
-    out->token_ms = (double)(bench_now_ns() - start_ns) / 1e6 / tokens;
-    sl_engine_stats(engine, &out->stats);
-    out->stall_ms = (double)(out->stats.stall_ns - before.stall_ns) / 1e6 / tokens;
     return true;
 }
 
-/* What became of the guesses of this call's runs. */
-static void say_guesses(size_t v, const struct sl_stats *stats)
+static bool take_turn(struct prefetch_bench *bench, size_t v, const int32_t *ids,
+                      struct outcome *out)
 {
+    sl_engine *engine = bench->engine;
+    struct lookahead *own = engine->lookahead;
+    struct sl_error error;
+    struct sl_stats from, until;
+    engine->lookahead = engine->forward.lookahead = bench->lookaheads[v];
+    sl_session_reset(bench->session);
+    bool good = !variants[v].trace ||
+                sl_trace_start(engine, bench->trace, false, &error) == SL_OK || say(&error);
+    good = good && feed(bench, ids, SETTLE);
+    sl_engine_stats(engine, &from);
+    uint64_t start_ns = bench_now_ns();
+    good = good && feed(bench, ids + SETTLE, TURN - SETTLE);
+    double elapsed_ms = (double)(bench_now_ns() - start_ns) / 1e6;
+    sl_engine_stats(engine, &until);
+    good = good && (!variants[v].trace || sl_trace_stop(engine, &error) == SL_OK || say(&error));
+    engine->lookahead = engine->forward.lookahead = own;
+    out->token_ms = elapsed_ms / (TURN - SETTLE);
+    out->stall_ms = (double)(until.stall_ns - from.stall_ns) / 1e6 / (TURN - SETTLE);
+    add_guesses(&bench->guesses[v], &from, &until);
+    return good;
+}
+
+/* Every variant once, in an order drawn anew, on the same tokens. */
+static bool run_round(struct prefetch_bench *bench, struct outcome *outcomes)
+{
+    size_t order[VARIANTS];
+    const int32_t *ids = bench->ids + random_u64(&bench->random) % (TEXT_TOKENS - TURN + 1);
+    for (size_t i = 0; i < VARIANTS; i++) {
+        size_t at = random_u64(&bench->random) % (i + 1);
+        order[i] = order[at];
+        order[at] = i;
+    }
+    for (size_t i = 0; i < VARIANTS; i++)
+        if (!take_turn(bench, order[i], ids, &outcomes[order[i]])) return false;
+    return true;
+}
+
+static void say_guesses(const struct prefetch_bench *bench, size_t v)
+{
+    const struct sl_stats *stats = &bench->guesses[v];
+    struct lookahead_stats looks;
+    lookahead_stats_get(bench->lookaheads[v], &looks);
     fprintf(stderr,
             "%-14s hits %.1f%%; table %llu useful %llu late %llu wasted; routers %llu useful %llu "
             "late %llu wasted; looking ahead %.3f ms a layer\n",
@@ -152,14 +224,13 @@ static void say_guesses(size_t v, const struct sl_stats *stats)
             (unsigned long long)stats->table_useful, (unsigned long long)stats->table_late,
             (unsigned long long)stats->table_wasted, (unsigned long long)stats->router_useful,
             (unsigned long long)stats->router_late, (unsigned long long)stats->router_wasted,
-            (double)stats->lookahead_ns / 1e6 / fmax(1, (double)stats->lookahead_layers));
+            (double)looks.elapsed_ns / 1e6 / fmax(1, (double)looks.layers));
 }
 
 static void print_variant(struct prefetch_bench *bench, size_t v)
 {
     const struct bench_options *options = bench->options;
     char name[96];
-    double ratio = bench_percentile(bench->ratios[v], bench->rounds, 50);
     snprintf(name, sizeof name, "%s, %.0f%% in RAM", variants[v].name, 100 * options->share);
     bench_print(options, &(struct bench_line){
                              .bench = "prefetch",
@@ -168,7 +239,7 @@ static void print_variant(struct prefetch_bench *bench, size_t v)
                              .samples = bench->token_ms[v],
                              .count = bench->rounds,
                              .ceiling = bench_percentile(bench->token_ms[0], bench->rounds, 50),
-                             .ratio = ratio});
+                             .ratios = bench->ratios[v]});
     snprintf(name, sizeof name, "%s, %.0f%% in RAM, waiting", variants[v].name,
              100 * options->share);
     bench_print(options, &(struct bench_line){.bench = "prefetch",
@@ -178,28 +249,14 @@ static void print_variant(struct prefetch_bench *bench, size_t v)
                                               .count = bench->rounds});
 }
 
-static void close_bench(struct prefetch_bench *bench)
+static void add_round(struct prefetch_bench *bench, const struct outcome *outcomes)
 {
+    double off_ms = sqrt(outcomes[0].token_ms * outcomes[1].token_ms);
     for (size_t v = 0; v < VARIANTS; v++) {
-        sl_session_destroy(bench->sessions[v]);
-        sl_engine_close(bench->engines[v]);
-    }
-    unlink(bench->trace);
-    free(bench);
-}
-
-/* The run that a variant is compared with: a traced one with the same untraced. */
-static size_t base_of(size_t v)
-{
-    return variants[v].trace && variants[v].prefetch == SL_PREFETCH_AUTO ? 2 : 0;
-}
-
-static void add_round(struct prefetch_bench *bench, const double *token_ms, const double *stall_ms)
-{
-    for (size_t v = 0; v < VARIANTS; v++) {
-        bench->token_ms[v][bench->rounds] = token_ms[v];
-        bench->stall_ms[v][bench->rounds] = stall_ms[v];
-        bench->ratios[v][bench->rounds] = token_ms[v] / token_ms[base_of(v)];
+        bench->token_ms[v][bench->rounds] = outcomes[v].token_ms;
+        bench->stall_ms[v][bench->rounds] = outcomes[v].stall_ms;
+        bench->ratios[v][bench->rounds] =
+            outcomes[v].token_ms / (v < OFF_TURNS ? outcomes[0].token_ms : off_ms);
     }
     bench->rounds++;
 }
@@ -207,12 +264,13 @@ static void add_round(struct prefetch_bench *bench, const double *token_ms, cons
 /* The rounds of earlier calls; a line that was cut off ends them. */
 static void recall_rounds(struct prefetch_bench *bench, FILE *file)
 {
-    double token_ms[VARIANTS], stall_ms[VARIANTS];
+    struct outcome outcomes[VARIANTS];
     while (bench->rounds < bench->options->rounds) {
         for (size_t v = 0; v < VARIANTS; v++)
-            if (fscanf(file, "%lf %lf", &token_ms[v], &stall_ms[v]) != 2 || token_ms[v] <= 0)
+            if (fscanf(file, "%lf %lf", &outcomes[v].token_ms, &outcomes[v].stall_ms) != 2 ||
+                outcomes[v].token_ms <= 0)
                 return;
-        add_round(bench, token_ms, stall_ms);
+        add_round(bench, outcomes);
     }
 }
 
@@ -227,23 +285,18 @@ static void keep_round(const struct prefetch_bench *bench, FILE *file)
 /* Runs until there are as many rounds as are wanted, the first of a call to warm up. */
 static bool run_rounds(struct prefetch_bench *bench, FILE *kept)
 {
-    struct outcome outcomes[VARIANTS] = {0};
-    bool warm = false;
-    if (bench->rounds < bench->options->rounds && !draw_tokens(bench)) return false;
-    while (bench->rounds < bench->options->rounds) {
-        double token_ms[VARIANTS], stall_ms[VARIANTS];
-        for (size_t i = 0; i < VARIANTS; i++) {
-            size_t v = (i + (size_t)bench->rounds) % VARIANTS;
-            if (!run_variant(bench, v, &outcomes[v])) return false;
-            token_ms[v] = outcomes[v].token_ms;
-            stall_ms[v] = outcomes[v].stall_ms;
-        }
-        if (warm) add_round(bench, token_ms, stall_ms);
-        if (warm && kept) keep_round(bench, kept);
-        warm = true;
+    struct outcome outcomes[VARIANTS];
+    if (bench->rounds >= bench->options->rounds) return true;
+    random_seed(&bench->random, bench->options->seed + (uint64_t)bench->rounds);
+    if (!open_bench(bench)) return false;
+    for (bool warm = true; bench->rounds < bench->options->rounds; warm = false) {
+        if (!run_round(bench, outcomes)) return false;
+        if (warm) continue;
+        add_round(bench, outcomes);
+        if (kept) keep_round(bench, kept);
     }
-    for (size_t v = 0; warm && v < VARIANTS; v++)
-        say_guesses(v, &outcomes[v].stats);
+    for (size_t v = 0; v < VARIANTS; v++)
+        say_guesses(bench, v);
     return true;
 }
 

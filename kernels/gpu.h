@@ -19,7 +19,7 @@ enum gpu_memory {
     GPU_MAPPED, /* RAM that both see under one address, and that is pinned */
 };
 
-#define GPU_PIECES_MAX 3
+#define GPU_PIECES_MAX 4
 /* A copy that goes with a flag; the flag and one side of it are mapped memory. */
 struct gpu_piece {
     void *target;

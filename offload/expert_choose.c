@@ -250,6 +250,20 @@ int32_t choose_next_copy(struct expert_store *store)
     return guess.expert_idx;
 }
 
+void choose_watch(struct expert_store *store)
+{
+    int64_t now_ns = (int64_t)store_now_ns(store);
+    int32_t reads = expert_fetcher_active(store->fetcher) - store->stream.reads -
+                    prefetch_unasked(&store->prefetch, PREFETCH_DISK);
+    prefetch_watch(&store->prefetch, PREFETCH_DISK, store->queue_first >= 0 || reads > 0, now_ns);
+    if (!store_has_device(store)) return;
+    const struct transfer_lane *lane = &store->transfer.lanes[DEVICE_UP];
+    bool wanted = false;
+    for (int32_t i = 0; i < lane->count; i++)
+        wanted |= lane->copies[(lane->first + i) % DEVICE_COPIES_MAX].cause == TRANSFER_DEMAND;
+    prefetch_watch(&store->prefetch, PREFETCH_UP, wanted, now_ns);
+}
+
 void choose_guess_done(struct expert_store *store, enum prefetch_link link, int32_t expert_idx,
                        bool arrived)
 {

@@ -78,7 +78,6 @@ bool moves_up(struct expert_store *store, int32_t expert_idx, enum transfer_caus
                        slot_pool_memory(&store->host.pool, host_slot),
                        store->device_slots[slot].fence, &what)) {
         choose_started(store, &store->copy_bursts[DEVICE_UP], lane_of(store, DEVICE_UP)->count);
-        if (cause == TRANSFER_DEMAND) prefetch_demand(&store->prefetch, PREFETCH_UP);
         return true;
     }
     store->device_slots[slot].source = -1;

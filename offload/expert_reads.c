@@ -61,7 +61,6 @@ static void start_demands(struct expert_store *store)
         next = store->host_slots[slot].queue_next;
         if (!expert_fetcher_has_room(store->fetcher, expert_idx)) continue;
         queue_remove(store, slot);
-        prefetch_demand(&store->prefetch, PREFETCH_DISK);
         reads_begin(store, expert_idx, slot);
     }
 }

@@ -44,6 +44,7 @@ static void turn(struct expert_store *store, bool wait, bool unasked)
     reads_start(store, unasked);
     int32_t ended = moves_turn(store, unasked) + reads_settle(store, false);
     if (wait && ended == 0) wait_for_any(store);
+    choose_watch(store);
     reads_start(store, unasked);
 }
 

@@ -270,6 +270,8 @@ void choose_guess(struct expert_store *store, const struct expert_guess *guess);
  * choose_guess_done. */
 int32_t choose_next_read(struct expert_store *store);
 int32_t choose_next_copy(struct expert_store *store);
+/* Tells prefetch which links are wanted. */
+void choose_watch(struct expert_store *store);
 void choose_guess_done(struct expert_store *store, enum prefetch_link link, int32_t expert_idx,
                        bool arrived);
 /* A transfer of the lane was started, `active` being under way with it. */

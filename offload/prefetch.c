@@ -7,12 +7,12 @@
 #define BELIEF_HALF_LIFE 64
 /* Guesses come true as promised until so many say otherwise. */
 #define BELIEF_PRIOR 2.0
-/* A visit that took longer (shorter) than the estimate moves it up (down) by this part. */
-#define VISIT_STEP 0.04
-/* Visits within a transfer that are looked at for demands. */
-#define VISITS_MAX 64
-/* Visits that halve the weight of older demands. */
-#define DEMAND_HALF_LIFE 256
+/* What moves the estimate of the time between visits half of the way, in visits. */
+#define VISIT_HALF_LIFE 32
+/* The same for the time between demands, in gaps. */
+#define GAP_HALF_LIFE 16
+/* A gap counts as so many means at most: between two answers lies any time. */
+#define GAP_MAX 8
 
 static int32_t layer_of(const struct prefetch *prefetch, const struct prefetch_guess *guess)
 {
@@ -30,10 +30,12 @@ enum sl_status prefetch_init(struct prefetch *prefetch, const struct prefetch_op
 {
     SL_ASSERT(options->layers > 0 && options->experts > 0);
     *prefetch = (struct prefetch){.options = *options, .visit = -1, .last_ns = -1};
-    for (int32_t i = 0; i < PREFETCH_LINKS; i++)
+    for (int32_t i = 0; i < PREFETCH_LINKS; i++) {
+        prefetch->queues[i].changed_ns = -1;
         if (options->flight_max[i] < 0 || options->flight_max[i] > PREFETCH_FLIGHT_MAX)
             return sl_error_set(error, SL_ERR_ARGUMENT, 0, "%d prefetches in flight: give 0 to %d",
                                 (int)options->flight_max[i], PREFETCH_FLIGHT_MAX);
+    }
     prefetch->counts = calloc((size_t)options->layers, sizeof *prefetch->counts);
     if (!prefetch->counts)
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to count guesses");
@@ -71,13 +73,13 @@ static void settle(struct prefetch *prefetch, struct prefetch_queue *queue,
     struct prefetch_counts *counts = counts_of(prefetch, &entry->guess);
     SL_ASSERT(!entry->settled);
     entry->settled = true;
+    entry->awaited = used && entry->in_flight;
     if (!used)
         counts->wasted++;
-    else if (entry->in_flight)
+    else if (entry->awaited)
         counts->late++;
     else
         counts->useful++;
-    queue->demands += used; /* it would have been asked for */
     learn(queue, entry->guess.probability, used);
 }
 
@@ -124,31 +126,51 @@ static void bury(struct prefetch *prefetch, struct prefetch_queue *queue)
     }
 }
 
-static void count_demands(struct prefetch_queue *queue, int64_t visits)
-{
-    double passed = (double)visits;
-    double keep = exp2(-passed / DEMAND_HALF_LIFE);
-    queue->demand_rate = queue->demand_rate * keep + queue->demands / passed * (1 - keep);
-    queue->demands = 0;
-}
-
 void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns)
 {
     SL_ASSERT(visit >= prefetch->visit);
     if (prefetch->last_ns >= 0 && visit > prefetch->visit && now_ns >= prefetch->last_ns) {
         double passed = (double)(visit - prefetch->visit);
         double each = (double)(now_ns - prefetch->last_ns) / passed;
-        double known = prefetch->visit_ns;
-        prefetch->visit_ns =
-            known > 0 ? known * (each > known ? 1 + VISIT_STEP : 1 - VISIT_STEP) : each;
+        double keep = prefetch->visit_ns > 0 ? exp2(-fmin(passed, 64) / VISIT_HALF_LIFE) : 0;
+        prefetch->visit_ns = prefetch->visit_ns * keep + each * (1 - keep);
     }
-    for (int32_t link = 0; link < PREFETCH_LINKS; link++)
-        if (visit > prefetch->visit)
-            count_demands(&prefetch->queues[link], visit - prefetch->visit);
     prefetch->visit = visit;
     prefetch->last_ns = now_ns;
     for (int32_t link = 0; link < PREFETCH_LINKS; link++)
         bury(prefetch, &prefetch->queues[link]);
+}
+
+/* ---- when a link is wanted ---- */
+
+void prefetch_watch(struct prefetch *prefetch, enum prefetch_link link, bool wanted, int64_t now_ns)
+{
+    struct prefetch_queue *queue = &prefetch->queues[link];
+    if (wanted == queue->wanted) return;
+    queue->wanted = wanted;
+    if (wanted && queue->changed_ns >= 0) {
+        double gap = fmax((double)(now_ns - queue->changed_ns), 0);
+        double keep = queue->gap_ns > 0 ? exp2(-1.0 / GAP_HALF_LIFE) : 0;
+        if (queue->gap_ns > 0) gap = fmin(gap, GAP_MAX * queue->gap_ns);
+        queue->gap_ns = queue->gap_ns * keep + gap * (1 - keep);
+    }
+    queue->changed_ns = now_ns;
+}
+
+int32_t prefetch_unasked(const struct prefetch *prefetch, enum prefetch_link link)
+{
+    const struct prefetch_queue *queue = &prefetch->queues[link];
+    int32_t awaited = 0;
+    for (int32_t i = 0; i < queue->started_count; i++)
+        awaited += queue->started[i].in_flight && queue->started[i].awaited;
+    return queue->flight_count - awaited;
+}
+
+/* Whether what a guess may win is more than what it may cost those who ask. */
+static bool pays(const struct prefetch_queue *queue, double believed, double transfer_ns)
+{
+    if (queue->gap_ns <= 0 || transfer_ns <= queue->gap_ns) return true;
+    return believed * queue->gap_ns >= (1 - believed) * (transfer_ns - queue->gap_ns);
 }
 
 /* ---- guesses ---- */
@@ -191,24 +213,11 @@ static double part_in_time(const struct prefetch *prefetch, const struct prefetc
     return left / transfer_ns;
 }
 
-/* Part of such a transfer that a demand would wait for it, on average: the first one to come, at
- * one of the visits in its time. */
-static double part_in_the_way(const struct prefetch *prefetch, const struct prefetch_queue *queue,
-                              double transfer_ns)
+static double worth_of(const struct prefetch *prefetch, const struct prefetch_guess *guess,
+                       double believed, double transfer_ns)
 {
-    double each = prefetch->visit_ns, free = 1, part = 0;
-    if (each <= 0 || queue->demand_rate <= 0) return 0;
-    double none = exp(-queue->demand_rate);
-    for (int32_t visit = 1; visit <= VISITS_MAX && visit * each < transfer_ns; visit++) {
-        part += free * (1 - none) * (1 - visit * each / transfer_ns);
-        free *= none;
-    }
-    return part;
-}
-
-void prefetch_demand(struct prefetch *prefetch, enum prefetch_link link)
-{
-    prefetch->queues[link].demands++;
+    if (believed >= 1) return 1 + 1 / (double)(guess->visit - prefetch->visit);
+    return believed * part_in_time(prefetch, guess, transfer_ns);
 }
 
 bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double transfer_ns,
@@ -221,15 +230,14 @@ bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double tr
     int32_t best = -1;
     double best_worth = 0;
     bool trial = prefetch->visit >= queue->trial_visit;
-    double in_the_way = part_in_the_way(prefetch, queue, transfer_ns);
     for (int32_t i = 0; i < queue->waiting_count; i++) {
         const struct prefetch_guess *guess = &queue->waiting[i];
         if (guess->visit <= prefetch->visit) continue;
         float believed = prefetch_believe(prefetch, link, guess->probability);
-        if (believed < PREFETCH_PROBABILITY_MIN && !trial) continue;
+        bool worthless = believed < PREFETCH_PROBABILITY_MIN || !pays(queue, believed, transfer_ns);
+        if (worthless && !trial) continue;
         if (believed <= evicted_value) continue;
-        double gain = (double)believed * part_in_time(prefetch, guess, transfer_ns);
-        double worth = trial ? gain : gain - (1 - (double)believed) * in_the_way;
+        double worth = worth_of(prefetch, guess, believed, transfer_ns);
         if (worth <= best_worth) continue;
         best = i;
         best_worth = worth;

@@ -4,15 +4,18 @@
  * owner says where decode is (prefetch_visit), offers guesses, asks for the next one whenever a
  * link has nothing demanded to do, and reports what became of it. Rules: demand first (the owner
  * does not ask while demand waits); a guess dies when its layer has passed; none starts that is
- * less likely than what it would evict; none starts that is more likely to stand in the way of a
- * demand, times the wait, than to save one; few are in flight at once; and the queue believes its
+ * less likely than what it would evict; few are in flight at once; and the queue believes its
  * guesses only as far as they came true, down to none at all but for a trial now and then.
  *
  * A visit is one layer of one pass: token_clock * layers + layer. The worth of a guess is its
  * probability, corrected by experience, times the part of its transfer that is over when its layer
- * is reached, less what it costs when it is wrong: what is left of its transfer when a demand
- * comes, as often as they have come of late. Every item of a link is equally large and equally
- * dear when missed. */
+ * is reached; every item of a link is equally large and equally dear when missed. What is certain
+ * goes first, in the order of the layers: it has to be brought in any case.
+ *
+ * A wrong guess costs what of its transfer reaches into the next demand. The owner says when a link
+ * is wanted; how long it is not, on average, is what a guess can win: p x min(transfer, gap)
+ * against (1 - p) x (transfer - gap). So a link that is never idle for long brings what is certain
+ * and little else. */
 #ifndef SLUICE_OFFLOAD_PREFETCH_H
 #define SLUICE_OFFLOAD_PREFETCH_H
 
@@ -50,6 +53,7 @@ struct prefetch_counts {
 struct prefetch_entry {
     struct prefetch_guess guess;
     bool in_flight, settled; /* settled: counted as useful, late or wasted */
+    bool awaited;            /* asked for while in flight */
 };
 
 struct prefetch_queue {
@@ -57,15 +61,16 @@ struct prefetch_queue {
     struct prefetch_entry started[PREFETCH_QUEUE_MAX]; /* [started_count], in no order */
     int32_t waiting_count, started_count, flight_count;
     double hoped, came; /* decayed sums: probabilities given, uses seen */
-    int32_t demands;    /* since the last visit, and guesses that came true */
-    double demand_rate; /* smoothed, a visit */
     int64_t trial_visit;
+    bool wanted;        /* something demanded is on the link, or waits for it */
+    int64_t changed_ns; /* when that began or ended; before the first time -1 */
+    double gap_ns;      /* smoothed time between demands; 0: not known yet */
 };
 
 struct prefetch {
     struct prefetch_options options;
     int64_t visit;   /* where decode is; -1 before the first layer of all */
-    double visit_ns; /* median time between visits, followed; 0: not known yet */
+    double visit_ns; /* smoothed time between visits; 0: not known yet */
     int64_t last_ns; /* of the last visit, or -1 */
     struct prefetch_queue queues[PREFETCH_LINKS];
     struct prefetch_counts *counts; /* [layers] */
@@ -84,8 +89,11 @@ void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns);
 void prefetch_offer(struct prefetch *prefetch, enum prefetch_link link,
                     const struct prefetch_guess *guess);
 
-/* A transfer that was asked for begins on the link. */
-void prefetch_demand(struct prefetch *prefetch, enum prefetch_link link);
+/* Whether anything demanded is on the link or waits for it, as of now_ns, which never goes back. */
+void prefetch_watch(struct prefetch *prefetch, enum prefetch_link link, bool wanted,
+                    int64_t now_ns);
+/* Guesses in flight that nobody waits for. */
+int32_t prefetch_unasked(const struct prefetch *prefetch, enum prefetch_link link);
 
 /* The guess to start now, which counts as in flight from here on; false when none is worth it.
  * `transfer_ns`: until it would have arrived. `evicted_value`: uses per token of what it would

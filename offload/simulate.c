@@ -174,29 +174,42 @@ static void describe_expert(struct sim *sim, int32_t idx, struct dispatch_expert
     }
 }
 
+/* Tells prefetch from when to when the layer wants each link. */
+static void watch_layer(struct sim *sim, const double *until_ns)
+{
+    for (int32_t link = 0; link < PREFETCH_LINKS; link++) {
+        if (until_ns[link] <= sim->now_ns) continue;
+        prefetch_watch(&sim->prefetch, (enum prefetch_link)link, true, (int64_t)sim->now_ns);
+        prefetch_watch(&sim->prefetch, (enum prefetch_link)link, false, (int64_t)until_ns[link]);
+    }
+}
+
 /* Where the layer's experts are after it. */
 static void settle_layer(struct sim *sim, const struct dispatch_expert *experts,
                          const struct dispatch_decision *decisions, int32_t count)
 {
-    double began = sim->now_ns;
+    double began = sim->now_ns, until_ns[PREFETCH_LINKS] = {0};
     for (int32_t i = 0; i < count; i++) {
         int32_t idx = experts[i].expert_idx;
         enum dispatch_choice choice = decisions[i].choice;
         bool read = choice == DISPATCH_READ_STREAM || choice == DISPATCH_READ_CPU;
         bool streamed = choice == DISPATCH_STREAM || choice == DISPATCH_READ_STREAM;
+        double arrival = began + (double)experts[i].arrival_ns;
+        enum prefetch_link link = sim->state[idx] & GOING_UP ? PREFETCH_UP : PREFETCH_DISK;
+        until_ns[link] = fmax(until_ns[link], arrival);
         sim->result.choices[choice]++;
         double ready = began + (double)decisions[i].ready_ns;
         if (read) {
-            prefetch_demand(&sim->prefetch, PREFETCH_DISK);
             double *free_ns = &sim->link_free_ns[PREFETCH_DISK];
             double landed =
                 streamed ? ready - rates_expert_ns(&sim->rates, RATES_UP, 1, true) : ready;
             *free_ns = fmax(*free_ns, landed);
+            until_ns[PREFETCH_DISK] = fmax(until_ns[PREFETCH_DISK], landed);
             sim->result.bytes_disk += sim->options.profile.expert_bytes;
         }
         if (streamed) {
-            prefetch_demand(&sim->prefetch, PREFETCH_UP);
             sim->link_free_ns[PREFETCH_UP] = fmax(sim->link_free_ns[PREFETCH_UP], ready);
+            until_ns[PREFETCH_UP] = fmax(until_ns[PREFETCH_UP], ready);
             sim->result.bytes_up += sim->options.profile.expert_bytes;
         }
         if (choice == DISPATCH_RUN || (sim->state[idx] & GOING_UP)) continue;
@@ -204,6 +217,7 @@ static void settle_layer(struct sim *sim, const struct dispatch_expert *experts,
         if (read) sim_keep_in_host(sim, idx);
         sim->recent[sim->recent_next++ % RECENT_MAX] = idx;
     }
+    watch_layer(sim, until_ns);
 }
 
 /* Computes the layer's experts, some of which are missing; when the CPU is through with its share

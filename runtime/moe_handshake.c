@@ -138,8 +138,11 @@ void moe_handshake_launch(struct forward *forward, const struct forward_chunk *c
     launch_publish(forward, chunk->tokens, idx, x);
     moe_launch_shared(forward, idx, chunk->tokens, x, out);
 
+    size_t row_bytes = sizeof *ws->gpu_rows * (size_t)pairs; /* of as many as may be used */
     const struct gpu_piece hits[] = {
-        {ws->gpu_rows, ws->token_rows, 3 * (size_t)pairs_max * sizeof *ws->gpu_rows},
+        {ws->gpu_rows, ws->token_rows, row_bytes},
+        {ws->gpu_rows + pairs_max, ws->output_rows, row_bytes},
+        {ws->gpu_rows + 2 * (size_t)pairs_max, ws->task_weights, row_bytes},
         {ws->tasks, ws->host_tasks, table_bytes}};
     gpu->gpu_ops->take(gpu, flag_of(forward, MEETING_HITS, idx), 1, hits, SL_COUNT_OF(hits));
     launch_table(forward, chunk->tokens, 0, x);

@@ -2,9 +2,8 @@
  *
  * Speeds come from short simulations of the offload engine on synthetic routing (offload facts,
  * section 3) and the arithmetic of its section 4; every assumption is printed with the figure. */
-#include "kernels/expert_layout.h"
-#include "runtime/model_config.h"
 #include "runtime/plan_machine.h"
+#include "runtime/plan_shape.h"
 #include "runtime/simulation.h"
 
 #include <inttypes.h>
@@ -18,27 +17,19 @@
 #define GIB 1073741824.0
 
 /* Offload facts, sections 1 and 4. */
-#define FLASH_DENSE_BYTES  UINT64_C(7800000000)
 #define DENSE_RATE         2.8e12                 /* always-read weights on an H100 */
-#define LAUNCH_SECONDS     1.5e-3                 /* launches and attention */
-#define CPU_SERIAL_SECONDS 5e-3                   /* the same without a GPU */
+#define LAUNCH_SECONDS     (1.5e-3 / 43)          /* launches and attention of a layer */
+#define CPU_SERIAL_SECONDS (5e-3 / 43)            /* the same without a GPU */
 #define STAGED_LAYERS      2                      /* of experts, while a prompt streams through */
 #define GPU_KEPT_BYTES     (UINT64_C(2560) << 20) /* KV cache, workspace, driver */
 #define RAM_KEPT_BYTES     (UINT64_C(16) << 30)   /* system, dense weights on their way, buffers */
 #define PREFILL_CHUNK      8192
-#define PREFILL_KERNELS_S  0.29   /* of one pass over all experts */
-#define PREFILL_FLOP       26e9   /* a token */
+#define EXPERT_PASS_RATE   507e9  /* of one pass over all experts: 0.29 s for Flash's */
 #define PREFILL_FLOPS      300e12 /* assumed of an H100's 990 dense in bf16 */
 #define PLAN_TOKENS        1200
 #define PLAN_WARM          1200
 
 enum { LOW, MIDDLE, HIGH, BANDS };
-
-struct shape {
-    int32_t layers, experts, top, hash_layers;
-    uint64_t expert_bytes, dense_bytes;
-    char name[64];
-};
 
 struct placement {
     uint64_t gpu_bytes, ram_bytes; /* for experts */
@@ -54,7 +45,7 @@ struct advice {
 };
 
 struct plan {
-    struct shape shape;
+    struct plan_shape shape;
     struct plan_machine found;
     struct sl_machine machine; /* found.machine */
     struct placement placement;
@@ -80,46 +71,6 @@ void sl_machine_this(struct sl_machine *machine)
     if (pages > 0 && page_bytes > 0) machine->ram_bytes = (uint64_t)pages * (uint64_t)page_bytes;
 }
 
-/* ---- shape ---- */
-
-static enum sl_status read_shape(const struct sl_plan_options *options, struct shape *out,
-                                 struct sl_error *error)
-{
-    if (!options->model_dir) {
-        if (strcmp(options->shape, "flash") != 0)
-            return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
-                                "the sizes of shape \"%s\" are not known to this program: give -m "
-                                "DIR with the model's config.json, and --dense",
-                                options->shape);
-        *out = (struct shape){.layers = 43,
-                              .experts = 256,
-                              .top = 6,
-                              .hash_layers = 3,
-                              .expert_bytes = 13369344,
-                              .dense_bytes = FLASH_DENSE_BYTES,
-                              .name = "DeepSeek-V4-Flash"};
-    } else {
-        struct model_config config;
-        SL_TRY(model_config_load(options->model_dir, &config, error));
-        *out = (struct shape){.layers = config.layers,
-                              .experts = config.experts,
-                              .top = config.experts_per_token,
-                              .hash_layers = config.hash_layers};
-        out->expert_bytes = expert_layout_make(config.hidden, config.expert_width).slot_bytes;
-        snprintf(out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1,
-                 options->model_dir);
-        bool flash = config.layers == 43 && config.experts == 256 && config.hidden == 4096;
-        if (flash) out->dense_bytes = FLASH_DENSE_BYTES;
-    }
-    if (options->dense_bytes) out->dense_bytes = options->dense_bytes;
-    if (!out->dense_bytes)
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
-                            "how many bytes every token of %s reads is not known without its "
-                            "weights: give --dense SIZE",
-                            out->name);
-    return SL_OK;
-}
-
 /* ---- places ---- */
 
 static uint64_t less(uint64_t bytes, uint64_t taken)
@@ -127,7 +78,7 @@ static uint64_t less(uint64_t bytes, uint64_t taken)
     return bytes > taken ? bytes - taken : 0;
 }
 
-static void place(const struct shape *shape, const struct sl_machine *machine,
+static void place(const struct plan_shape *shape, const struct sl_machine *machine,
                   struct placement *out)
 {
     *out = (struct placement){.all = shape->layers * shape->experts, .fits = true};
@@ -165,14 +116,14 @@ static void place(const struct shape *shape, const struct sl_machine *machine,
 /* ---- speeds ---- */
 
 /* Always-read weights, and launches. */
-static double dense_seconds(const struct shape *shape, const struct sl_machine *machine)
+static double dense_seconds(const struct plan_shape *shape, const struct sl_machine *machine)
 {
     double bytes = (double)shape->dense_bytes;
-    return machine->gpu_bytes > 0 ? bytes / DENSE_RATE + LAUNCH_SECONDS
-                                  : bytes / machine->cpu_rate + CPU_SERIAL_SECONDS;
+    return machine->gpu_bytes > 0 ? bytes / DENSE_RATE + shape->layers * LAUNCH_SECONDS
+                                  : bytes / machine->cpu_rate + shape->layers * CPU_SERIAL_SECONDS;
 }
 
-static enum sl_status decode_speed(const struct shape *shape, const struct sl_machine *machine,
+static enum sl_status decode_speed(const struct plan_shape *shape, const struct sl_machine *machine,
                                    int32_t band, double *speed, double *hits,
                                    struct sl_error *error)
 {
@@ -219,7 +170,8 @@ static double prefill_speed(const struct plan *plan, int32_t band)
     double link = (plan->placement.all - plan->placement.gpu) * bytes / plan->machine.link_rate;
     double disk =
         plan->placement.disk > 0 ? plan->placement.disk * bytes / plan->machine.disk_rate : 0;
-    double compute = PREFILL_KERNELS_S + chunk * PREFILL_FLOP / PREFILL_FLOPS;
+    double compute =
+        plan->placement.all * bytes / EXPERT_PASS_RATE + chunk * plan->shape.flop / PREFILL_FLOPS;
     return chunk / fmax(fmax(link, disk), compute);
 }
 
@@ -273,10 +225,9 @@ static const char *const assumptions[] = {
     "decode, low: stress routing, no lookahead, memory counted at 60 %",
     "decode, middle: stress routing; high: base routing (synthetic, offload facts 3)",
     "one stream; guesses find 46 % of misses, 0.4 useless for a useful one (facts 2.2)",
-    "always-read weights at 2.8 TB/s and 1.5 ms of launches a token on the GPU (facts 4.1); an "
-    "H100",
-    "prefill: chunks of 2k (low), 4k, 8k (high) tokens; 26 GFLOP a token at 300 TFLOP/s (facts "
-    "4.2)",
+    "always-read weights at 2.8 TB/s and 35 us of launches a layer on the GPU (facts 4.1); an H100",
+    "prefill: chunks of 2k (low), 4k, 8k (high) tokens; two operations a weight that a token uses, "
+    "300 TFLOP/s (facts 4.2)",
     "kept free: two layers of experts and 2.5 GiB on the GPU, 16 GiB of RAM",
 };
 
@@ -387,7 +338,7 @@ static char *make_json(const struct plan *plan)
 static enum sl_status make_plan(const struct sl_plan_options *options, struct plan *plan,
                                 struct sl_error *error)
 {
-    SL_TRY(read_shape(options, &plan->shape, error));
+    SL_TRY(plan_shape_read(options, &plan->shape, error));
     SL_TRY(plan_machine_make(options, plan->shape.expert_bytes, &plan->found, error));
     plan->machine = plan->found.machine;
     const struct sl_machine *m = &plan->machine;

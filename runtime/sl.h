@@ -369,8 +369,8 @@ struct sl_simulation {
     /* Routers applied one layer early, and two: the share they find of what is missing (0: no
      * guesses), and of the missing experts they name, the share that is right. */
     double recall[2], precision[2];
-    bool hash_exact;          /* prefetch of hash layers from the token id */
-    bool inclusive;           /* what the GPU holds stays in RAM as well */
+    bool hash_exact; /* prefetch of hash layers from the token id */
+    bool inclusive;  /* what the GPU holds stays in RAM as well */
     uint64_t warm_tokens, tokens;
     uint64_t seed;
 };
@@ -384,8 +384,8 @@ SL_API SL_MUST_USE enum sl_status sl_simulate(const struct sl_simulation *simula
                                               char **report, struct sl_error *error);
 
 struct sl_plan_options {
-    const char *model_dir; /* of config.json, no weights needed; NULL: by `shape` */
-    const char *shape;     /* "flash" */
+    const char *model_dir;     /* of config.json, no weights needed; NULL: by `shape` */
+    const char *shape;         /* "flash" or "pro" */
     struct sl_machine machine; /* a rate below 0 is not given: measured, or else assumed */
     uint64_t dense_bytes;      /* weights that every token reads; 0: those of V4-Flash */
     /* The plan is for the machine this runs on: rates not given are those that sl_bench_host kept

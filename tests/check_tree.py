@@ -23,6 +23,7 @@ MAY_INCLUDE = {
 # System headers that only some files may see.
 CONFINED = {
     "cuda": re.compile(r"^kernels/cuda/"),
+    "cublas": re.compile(r"^kernels/cuda/"),
     "liburing": re.compile(r"^offload/io_uring\.c$"),
     "hwloc": re.compile(r"^offload/topology_hwloc\.c$"),
     "cblas": re.compile(r"^kernels/cpu/"),

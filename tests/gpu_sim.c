@@ -72,6 +72,7 @@ struct gpu_sim {
     uint64_t submitted, finished; /* of the queue, since the beginning */
     bool fenceless;
     uint64_t launches, replays, used_bytes;
+    uint64_t taken_bytes;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     pthread_t thread;
@@ -163,6 +164,8 @@ static void run(struct gpu_sim *sim, const struct command *command)
                !has_fault(sim))
             sched_yield();
         copy_pieces(command);
+        for (int32_t i = 0; i < command->as.meeting.count; i++)
+            sim->taken_bytes += command->as.meeting.pieces[i].bytes;
         break;
     case COMMAND_replay: break;
     }
@@ -520,4 +523,9 @@ void gpu_sim_fail_after(struct gpu *gpu, int64_t launches)
 uint64_t gpu_sim_replays(struct gpu *gpu)
 {
     return sim_of(gpu)->replays;
+}
+
+uint64_t gpu_sim_taken_bytes(struct gpu *gpu)
+{
+    return sim_of(gpu)->taken_bytes;
 }

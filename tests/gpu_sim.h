@@ -20,5 +20,7 @@ struct gpu *gpu_sim_create(const struct gpu_sim_options *options);
 /* The launch after `launches` more ones fails, and everything after; negative: never. */
 void gpu_sim_fail_after(struct gpu *gpu, int64_t launches);
 uint64_t gpu_sim_replays(struct gpu *gpu); /* recordings launched */
+/* Bytes taken out of mapped memory so far; nothing must be under way. */
+uint64_t gpu_sim_taken_bytes(struct gpu *gpu);
 
 #endif

@@ -113,11 +113,21 @@ static void what_does_not_fit_or_is_not_known_is_said(void **state)
     assert_non_null(strstr(small.out, "fits     no: the GPU has room for 0 experts"));
     assert_null(strstr(small.out, "decode"));
     program_outcome_deinit(&small);
-    check_failure(RUN(*state, "plan", "--shape", "pro"), 1, "shape \"pro\" are not known");
+    check_failure(RUN(*state, "plan", "--shape", "max"), 1, "shape \"max\" are not known");
     check_failure(RUN(*state, "plan", "-m", "/nonexistent"), 1, "/nonexistent");
     check_failure(RUN(*state, "plan", "-m", "x", "--shape", "flash"), 2, "-m or --shape");
     check_failure(RUN(*state, "plan", "-m", "tests/golden/model/tiny-a"), 1, "give --dense SIZE");
     check_failure(RUN(*state, "plan", "--gpu", "0", "--cpu", "0"), 1, "nothing could compute");
+}
+
+static void larger_published_shapes_are_known(void **state)
+{
+    json_t *plan = check_json(RUN(*state, "plan", "--json", "--shape", "pro", "--ram", "512G"));
+    assert_true(number(plan, "experts", NULL) == 61 * 384);
+    assert_true(number(plan, "expert_bytes", NULL) == 3 * 7168 * 3072 / 32 * 17);
+    assert_true(json_is_true(json_object_get(plan, "fits")));
+    assert_true(number(plan, "on_disk", NULL) > 0);
+    json_decref(plan);
 }
 
 static void shapes_come_from_a_config_as_well(void **state)
@@ -151,6 +161,7 @@ int main(void)
         cmocka_unit_test(senseless_simulations_are_refused),
         cmocka_unit_test(plans_say_where_everything_lives),
         cmocka_unit_test(what_does_not_fit_or_is_not_known_is_said),
+        cmocka_unit_test(larger_published_shapes_are_known),
         cmocka_unit_test(shapes_come_from_a_config_as_well),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

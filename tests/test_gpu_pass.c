@@ -138,6 +138,27 @@ static void logits_are_those_of_the_cpu(void **state)
     tear_down(&f);
 }
 
+/* A table has two entries a choice, of which one names rows; a row number is said three times, and
+ * once more where the CPU may have computed it. However long a chunk may be. */
+static void a_pass_takes_over_the_link_what_its_tokens_need(void **state)
+{
+    enum { PASSES = 3 };
+    struct fixture f;
+    struct gpu_sim_options sim = {.memory_bytes = 1u << 30};
+    (void)state;
+    set_up(&f);
+    struct sl_engine_options options = engine_test_options(f.directory, 4u << 20);
+    struct gpu *gpu = gpu_sim_create(&sim);
+    sl_engine *engine = open_on(gpu, &options, DISPATCH_BEST);
+    const struct model_config *config = &engine->model->config;
+    uint64_t choices = (uint64_t)(PASSES * config->layers * config->experts_per_token);
+    free(run_tokens(engine, f.ids, 1, PASSES));
+    assert_int_equal(gpu_sim_taken_bytes(gpu),
+                     choices * (2 * sizeof(struct expert_task) + 4 * sizeof(int32_t)));
+    sl_engine_close(engine);
+    tear_down(&f);
+}
+
 static void what_does_not_fit_is_refused_with_what_would(void **state)
 {
     struct fixture f;
@@ -248,6 +269,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_are_those_of_the_cpu),
+        cmocka_unit_test(a_pass_takes_over_the_link_what_its_tokens_need),
         cmocka_unit_test(what_does_not_fit_is_refused_with_what_would),
         cmocka_unit_test(an_expert_that_cannot_be_read_fails_the_pass_and_nothing_else),
         cmocka_unit_test(a_fault_of_the_gpu_ends_its_generations_and_says_so),

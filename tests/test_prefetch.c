@@ -62,6 +62,25 @@ static void test_what_cannot_arrive_in_time_is_worth_less(void **state)
     prefetch_deinit(&prefetch);
 }
 
+static void test_what_is_certain_goes_first_in_the_order_of_layers(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    struct prefetch_guess guess;
+    make(&prefetch, 4);
+    prefetch_visit(&prefetch, 3, 0);
+    prefetch_visit(&prefetch, 4, 100);
+    offer(&prefetch, 3 * EXPERTS, 0.9f, 7);
+    offer(&prefetch, 2 * EXPERTS, 1, 6);
+    offer(&prefetch, EXPERTS, 1, 5); /* which a transfer of 500 ns is too slow for */
+    static const int32_t order[] = {EXPERTS, 2 * EXPERTS, 3 * EXPERTS};
+    for (size_t i = 0; i < SL_COUNT_OF(order); i++) {
+        assert_true(prefetch_next(&prefetch, PREFETCH_UP, 500, 0, &guess));
+        assert_int_equal(guess.expert_idx, order[i]);
+    }
+    prefetch_deinit(&prefetch);
+}
+
 static void test_a_guess_dies_when_its_layer_has_passed(void **state)
 {
     (void)state;
@@ -74,6 +93,58 @@ static void test_a_guess_dies_when_its_layer_has_passed(void **state)
     offer(&prefetch, 2 * EXPERTS + 1, 0.9f, 2); /* the visit has come */
     assert_int_equal(prefetch_counts_get(&prefetch, 1).dropped, 1);
     assert_int_equal(prefetch_counts_get(&prefetch, 2).dropped, 1);
+    prefetch_deinit(&prefetch);
+}
+
+/* A link that is wanted again after 100 ns, time and again. */
+static void keep_wanted(struct prefetch *prefetch, enum prefetch_link link)
+{
+    for (int64_t ns = 0; ns < 30000; ns += 300) {
+        prefetch_watch(prefetch, link, true, ns);
+        prefetch_watch(prefetch, link, false, ns + 200);
+    }
+}
+
+/* Whether a guess of layer 1, of an expert not named before, is started. */
+static bool starts(struct prefetch *prefetch, float probability, double transfer_ns)
+{
+    static int32_t idx = EXPERTS;
+    struct prefetch_guess guess;
+    offer(prefetch, ++idx, probability, 1);
+    bool started = prefetch_next(prefetch, PREFETCH_UP, transfer_ns, 0, &guess);
+    if (started)
+        prefetch_done(prefetch, PREFETCH_UP, guess.expert_idx, false);
+    else
+        prefetch_forget(prefetch, PREFETCH_UP, idx);
+    return started;
+}
+
+static void test_a_guess_must_win_more_than_it_keeps_others_waiting(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    make(&prefetch, 2);
+    assert_true(starts(&prefetch, 0.2f, 1000)); /* nothing is known yet */
+    keep_wanted(&prefetch, PREFETCH_DISK);
+    assert_true(starts(&prefetch, 0.2f, 1000)); /* of the other link */
+    keep_wanted(&prefetch, PREFETCH_UP);
+    assert_true(starts(&prefetch, 0.2f, 100));  /* over before anybody asks */
+    assert_false(starts(&prefetch, 0.2f, 200)); /* 0.2 x 100 against 0.8 x 100 */
+    assert_true(starts(&prefetch, 0.6f, 200));
+    assert_false(starts(&prefetch, 0.6f, 400));
+    assert_true(starts(&prefetch, 1, 4000)); /* what is certain delays nobody in vain */
+    prefetch_deinit(&prefetch);
+}
+
+static void test_a_long_pause_is_no_gap(void **state)
+{
+    (void)state;
+    struct prefetch prefetch;
+    make(&prefetch, 2);
+    keep_wanted(&prefetch, PREFETCH_UP);
+    prefetch_watch(&prefetch, PREFETCH_UP, true, 1000000000);
+    prefetch_watch(&prefetch, PREFETCH_UP, false, 1000000200);
+    assert_false(starts(&prefetch, 0.3f, 1000));
     prefetch_deinit(&prefetch);
 }
 
@@ -149,39 +220,6 @@ static void test_belief_falls_to_nothing_and_comes_back(void **state)
     prefetch_deinit(&prefetch);
 }
 
-/* Whether a guess for the next visit but one starts whose transfer takes ten visits. */
-static bool starts(struct prefetch *prefetch, float probability)
-{
-    struct prefetch_guess guess;
-    int64_t visit = prefetch->visit + 2;
-    int32_t idx = (int32_t)(visit % LAYERS) * EXPERTS;
-    offer(prefetch, idx, probability, visit);
-    bool started = prefetch_next(prefetch, PREFETCH_UP, 1000, 0, &guess);
-    if (started) prefetch_done(prefetch, PREFETCH_UP, idx, true);
-    prefetch_forget(prefetch, PREFETCH_UP, idx);
-    return started;
-}
-
-static void test_a_guess_that_would_hold_up_demands_does_not_start(void **state)
-{
-    (void)state;
-    struct prefetch prefetch;
-    make(&prefetch, 2);
-    for (int64_t visit = 0; visit < 400; visit++)
-        prefetch_visit(&prefetch, visit, visit * 100);
-    assert_true(starts(&prefetch, 0.3f)); /* none comes */
-    for (int64_t visit = 400; visit < 800; visit++) {
-        prefetch_visit(&prefetch, visit, visit * 100);
-        if (visit % 4 == 0) prefetch_demand(&prefetch, PREFETCH_UP);
-    }
-    assert_false(starts(&prefetch, 0.3f)); /* wrong, it would delay one by half of a transfer */
-    assert_true(starts(&prefetch, 0.9f));
-    prefetch_visit(&prefetch, 800 + PREFETCH_TRIAL_VISITS, 100000);
-    assert_true(starts(&prefetch, 0.3f)); /* a trial */
-    prefetch_check(&prefetch);
-    prefetch_deinit(&prefetch);
-}
-
 static void test_any_sequence_keeps_the_queues_whole(void **state)
 {
     (void)state;
@@ -234,11 +272,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_likeliest_goes_first_and_few_at_once),
         cmocka_unit_test(test_what_cannot_arrive_in_time_is_worth_less),
+        cmocka_unit_test(test_what_is_certain_goes_first_in_the_order_of_layers),
         cmocka_unit_test(test_a_guess_dies_when_its_layer_has_passed),
+        cmocka_unit_test(test_a_guess_must_win_more_than_it_keeps_others_waiting),
+        cmocka_unit_test(test_a_long_pause_is_no_gap),
         cmocka_unit_test(test_nothing_likelier_is_evicted),
         cmocka_unit_test(test_outcomes_are_counted_by_layer),
         cmocka_unit_test(test_belief_falls_to_nothing_and_comes_back),
-        cmocka_unit_test(test_a_guess_that_would_hold_up_demands_does_not_start),
         cmocka_unit_test(test_any_sequence_keeps_the_queues_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,8 +2,6 @@
  * a line of JSON for each case, as bench/README.md describes them. Cases are in gpu_cases.c. */
 #include "bench/gpu/gpu_bench.h"
 
-#include "kernels/cuda/stream.h"
-
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -13,8 +11,7 @@
 #define STAGING_BYTES   ((size_t)16 << 20)
 #define ALLOCATIONS_MAX 512
 
-#define CHUNK_REPEATS 2    /* launches of a sample: a chunk takes milliseconds */
-#define TENSOR_RATE   4.92 /* TFLOP/s a multiprocessor: 650 of an H100's 132 */
+#define CHUNK_REPEATS 2 /* launches of a sample: a chunk takes milliseconds */
 
 #define SEED 1
 
@@ -159,9 +156,9 @@ void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double o
 {
     double samples[GPU_BENCH_SAMPLES_MAX];
     int32_t repeats = bench->repeats;
+    double matrix_rate = gpu_bench_matrix_rate(bench);
     if (bench->failures > 0) return;
-    double tensor_rate = TENSOR_RATE * bench->gpu->stream->processors;
-    bool computes = operations / tensor_rate / 1000 > bytes / bench->copy_rate;
+    bool computes = operations / matrix_rate / 1000 > bytes / bench->copy_rate;
     bench->repeats = bench->tiny ? 1 : CHUNK_REPEATS;
     bool good = gpu_bench_sample(bench, launch, context, samples);
     bench->repeats = repeats;
@@ -169,7 +166,7 @@ void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double o
     for (int32_t i = 0; i < bench->rounds; i++)
         samples[i] = computes ? operations / samples[i] / 1000 : bytes / samples[i];
     (void)gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
-                          computes ? tensor_rate : bench->copy_rate);
+                          computes ? matrix_rate : bench->copy_rate);
 }
 
 static void copy_pool(struct gpu_bench *bench, void *context, int32_t repeat)

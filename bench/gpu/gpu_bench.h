@@ -19,8 +19,9 @@ struct gpu_bench {
     const char *commit; /* SLUICE_COMMIT, or "" */
     uint8_t *pool;      /* device, bytes that are finite e4m3, bf16 and scales well below 1 */
     size_t pool_bytes, next;
-    double copy_rate; /* GB/s, read and written, of device memory onto device memory */
-    bool tiny;        /* emulated: small shapes, only to see that everything runs */
+    double copy_rate;   /* GB/s, read and written, of device memory onto device memory */
+    double matrix_rate; /* TFLOP/s: gpu_bench_matrix_rate's, 0 before it */
+    bool tiny;          /* emulated: small shapes, only to see that everything runs */
     int failures;
 };
 
@@ -43,8 +44,11 @@ bool gpu_bench_sample(struct gpu_bench *bench, gpu_bench_launch *launch, void *c
 void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
                        gpu_bench_launch *launch, void *context);
 
-/* The same for a chunk of a prompt, in the unit of what binds it: TFLOP/s of `operations` beside
- * what bench/prefill.md assumes of the device's bf16 products, or GB/s of `bytes`. */
+/* TFLOP/s of the device's bf16 products, measured and printed by the first call; where cuBLASLt is
+ * not to be had, what bench/prefill.md assumes, which is said once. 0 after a failure. */
+double gpu_bench_matrix_rate(struct gpu_bench *bench);
+/* As gpu_bench_measure for a chunk of a prompt, in the unit of what binds it: TFLOP/s of
+ * `operations` beside the rate of bf16 products, or GB/s of `bytes` beside the copy rate. */
 void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
                              double bytes, gpu_bench_launch *launch, void *context);
 /* Device memory of numbers from -1 to 1, as gpu_bench_put. */

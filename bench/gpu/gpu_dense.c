@@ -1,7 +1,7 @@
 /* Dense products: of 1 to 16 tokens, beside reading the weights once; of a prompt's chunks of 17 to
- * 8192 tokens, beside what binds them: multiply-adds at what bench/prefill.md assumes of the
- * device's bf16 products, or bytes that must pass its memory once (weights, inputs and outputs in
- * f32) at the rate of a copy in the same run. */
+ * 8192 tokens, beside what binds them: multiply-adds at the rate of a large bf16 product, or bytes
+ * that must pass the device's memory once (weights, inputs and outputs in f32) at the rate of a
+ * copy, both of the same run. */
 #include "bench/gpu/gpu_bench.h"
 
 #define CHUNK_MAX 8192

@@ -1,7 +1,7 @@
 /* Attention and indexer of a prompt's chunks: 512 to 8192 tokens at the end of a context. Beside
- * what binds them: multiply-adds counted from rows and candidates of every token, at what
- * bench/prefill.md assumes of the device's bf16 products, or bytes that must pass its memory once,
- * at the rate of a copy in the same run. */
+ * what binds them: multiply-adds counted from rows and candidates of every token, at the rate of a
+ * large bf16 product, or bytes that must pass the device's memory once, at the rate of a copy, both
+ * of the same run. */
 #include "bench/gpu/gpu_bench.h"
 
 #include <math.h>

@@ -17,7 +17,7 @@ static const struct option_spec plan_specs[] = {
     {"model", 'm', OPTION_TEXT, false, FIELD(model), .value = "DIR",
      .help = "directory with the model's config.json; weights are not needed"},
     {"shape", 0, OPTION_TEXT, false, FIELD(shape), .value = "NAME",
-     .help = "instead: a published shape (flash)"},
+     .help = "instead: a published shape, flash or pro (flash)"},
     {"dense", 0, OPTION_SIZE, false, FIELD(dense_bytes), .value = "SIZE",
      .help = "weights that every token reads (V4-Flash: 7.8 GB)"},
     {"this-machine", 0, OPTION_FLAG, false, FIELD(this_machine),
@@ -36,7 +36,7 @@ int command_plan(int argc, char **argv)
     const struct option_set sets[] = {{plan_specs, &options}, {machine_args_specs, &machine}, {0}};
     const struct options_command command = {
         .name = "plan",
-        .usage = "[-m DIR | --shape flash] [options]",
+        .usage = "[-m DIR | --shape flash|pro] [options]",
         .summary = "Says whether a model fits on a machine, where its bytes would live, how fast\n"
                    "it would run and what would help. Nothing is downloaded or loaded. Without\n"
                    "options: V4-Flash on an H100 of 80 GiB in a host of 128 GiB.",

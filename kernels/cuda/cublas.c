@@ -1,0 +1,215 @@
+/* Loading cuBLASLt and calling it; see the header. */
+#include "kernels/cuda/cublas.h"
+
+#include "kernels/cuda/stream.h"
+
+#ifdef SL_WITH_CUBLASLT
+
+#include <cublasLt.h>
+#include <dlfcn.h>
+#include <string.h>
+
+#define PLANS_MAX 64
+
+#define TEXT_(x) #x
+#define TEXT(x)  TEXT_(x)
+/* The major version whose header this was compiled with: others may number their constants anew. */
+#define LIBRARY "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
+
+#define FUNCTIONS(X)                                                                               \
+    X(cublasLtGetVersion)                                                                          \
+    X(cublasLtCreate)                                                                              \
+    X(cublasLtDestroy)                                                                             \
+    X(cublasLtMatmulDescCreate)                                                                    \
+    X(cublasLtMatmulDescDestroy)                                                                   \
+    X(cublasLtMatmulDescSetAttribute)                                                              \
+    X(cublasLtMatrixLayoutCreate)                                                                  \
+    X(cublasLtMatrixLayoutDestroy)                                                                 \
+    X(cublasLtMatmulPreferenceCreate)                                                              \
+    X(cublasLtMatmulPreferenceDestroy)                                                             \
+    X(cublasLtMatmulPreferenceSetAttribute)                                                        \
+    X(cublasLtMatmulAlgoGetHeuristic)                                                              \
+    X(cublasLtMatmul)
+
+/* How the library multiplies matrices of some sizes. Its matrices lie column by column, so W is the
+ * first operand, [columns, rows] and transposed, x the second, [columns, tokens]. */
+struct plan {
+    int32_t tokens, rows, columns;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t weight, x, out;
+    cublasLtMatmulAlgo_t algorithm;
+    bool possible;
+};
+
+struct cublas {
+    void *library;
+    cublasLtHandle_t handle;
+    int32_t version;
+    struct plan plans[PLANS_MAX]; /* the oldest gives way */
+    int32_t plan_count, next;
+#define X(function) __typeof__(function) *function;
+    FUNCTIONS(X)
+#undef X
+};
+
+static bool find_functions(struct cublas *cublas)
+{
+    void *symbol = NULL;
+    /* A function's address comes as an object's; POSIX lets its bytes be taken over. */
+#define X(function)                                                                                \
+    symbol = dlsym(cublas->library, #function);                                                    \
+    if (!symbol) return false;                                                                     \
+    memcpy(&cublas->function, &symbol, sizeof symbol);
+    FUNCTIONS(X)
+#undef X
+    return true;
+}
+
+enum sl_status cublas_open(struct cublas **out, struct sl_error *error)
+{
+    *out = NULL;
+    struct cublas *cublas = calloc(1, sizeof *cublas);
+    if (!cublas) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory for cuBLASLt");
+    cublas->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (!cublas->library) {
+        const char *why = dlerror();
+        (void)sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "no cuBLASLt: %s", why ? why : LIBRARY);
+    } else if (!find_functions(cublas)) {
+        (void)sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "%s lacks a function", LIBRARY);
+    } else if (cublas->cublasLtCreate(&cublas->handle) != CUBLAS_STATUS_SUCCESS) {
+        cublas->handle = NULL;
+        (void)sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "%s does not start on this device",
+                           LIBRARY);
+    } else {
+        cublas->version = (int32_t)cublas->cublasLtGetVersion();
+        *out = cublas;
+        return SL_OK;
+    }
+    cublas_close(cublas);
+    return SL_ERR_UNSUPPORTED;
+}
+
+static void forget(struct cublas *cublas, struct plan *plan)
+{
+    if (plan->operation) (void)cublas->cublasLtMatmulDescDestroy(plan->operation);
+    if (plan->weight) (void)cublas->cublasLtMatrixLayoutDestroy(plan->weight);
+    if (plan->x) (void)cublas->cublasLtMatrixLayoutDestroy(plan->x);
+    if (plan->out) (void)cublas->cublasLtMatrixLayoutDestroy(plan->out);
+    *plan = (struct plan){0};
+}
+
+void cublas_close(struct cublas *cublas)
+{
+    if (!cublas) return;
+    for (int32_t i = 0; i < cublas->plan_count; i++)
+        forget(cublas, &cublas->plans[i]);
+    if (cublas->handle) (void)cublas->cublasLtDestroy(cublas->handle);
+    if (cublas->library) (void)dlclose(cublas->library);
+    free(cublas);
+}
+
+int32_t cublas_version(const struct cublas *cublas)
+{
+    return cublas->version;
+}
+
+static bool describe(struct cublas *cublas, struct plan *plan)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    uint64_t tokens = (uint64_t)plan->tokens, rows = (uint64_t)plan->rows;
+    uint64_t columns = (uint64_t)plan->columns;
+    return cublas->cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) ==
+               CUBLAS_STATUS_SUCCESS &&
+           cublas->cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                  &transposed,
+                                                  sizeof transposed) == CUBLAS_STATUS_SUCCESS &&
+           cublas->cublasLtMatrixLayoutCreate(&plan->weight, CUDA_R_16BF, columns, rows,
+                                              plan->columns) == CUBLAS_STATUS_SUCCESS &&
+           cublas->cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, columns, tokens,
+                                              plan->columns) == CUBLAS_STATUS_SUCCESS &&
+           cublas->cublasLtMatrixLayoutCreate(&plan->out, CUDA_R_16BF, rows, tokens, plan->rows) ==
+               CUBLAS_STATUS_SUCCESS;
+}
+
+/* The algorithm that the library thinks fastest. */
+static bool choose(struct cublas *cublas, struct plan *plan)
+{
+    const size_t workspace_bytes = CUDA_SCRATCH_BYTES;
+    cublasLtMatmulPreference_t preference = NULL;
+    cublasLtMatmulHeuristicResult_t result = {0};
+    int found = 0;
+    bool good = cublas->cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS &&
+                cublas->cublasLtMatmulPreferenceSetAttribute(
+                    preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
+                    sizeof workspace_bytes) == CUBLAS_STATUS_SUCCESS &&
+                cublas->cublasLtMatmulAlgoGetHeuristic(
+                    cublas->handle, plan->operation, plan->weight, plan->x, plan->out, plan->out,
+                    preference, 1, &result, &found) == CUBLAS_STATUS_SUCCESS;
+    if (preference) (void)cublas->cublasLtMatmulPreferenceDestroy(preference);
+    plan->algorithm = result.algo;
+    return good && found == 1 && result.state == CUBLAS_STATUS_SUCCESS;
+}
+
+/* Of a product's sizes: the one that was made for them, or a new one. */
+static struct plan *plan_of(struct cublas *cublas, const struct cublas_product *product)
+{
+    for (int32_t i = 0; i < cublas->plan_count; i++) {
+        struct plan *plan = &cublas->plans[i];
+        if (plan->tokens == product->tokens && plan->rows == product->rows &&
+            plan->columns == product->columns)
+            return plan;
+    }
+    struct plan *plan = &cublas->plans[cublas->next];
+    forget(cublas, plan);
+    cublas->next = (cublas->next + 1) % PLANS_MAX;
+    if (cublas->plan_count < PLANS_MAX) cublas->plan_count++;
+    plan->tokens = product->tokens, plan->rows = product->rows, plan->columns = product->columns;
+    plan->possible = describe(cublas, plan) && choose(cublas, plan);
+    return plan;
+}
+
+bool cublas_multiply(struct cublas *cublas, struct stream *stream,
+                     const struct cublas_product *product)
+{
+    const float one = 1.0f, zero = 0.0f;
+    SL_ASSERT(product->tokens > 0 && product->rows > 0 && product->columns > 0);
+    struct plan *plan = plan_of(cublas, product);
+    if (!plan->possible) return false;
+    if (stream->fault != cudaSuccess || stream->loading) return true;
+    stream->after_kernel = false; /* its kernels do not wait as ours do (launch.cuh) */
+    cublasStatus_t code = cublas->cublasLtMatmul(
+        cublas->handle, plan->operation, &one, product->weight, plan->weight, product->x, plan->x,
+        &zero, product->out, plan->out, product->out, plan->out, &plan->algorithm, stream->scratch,
+        CUDA_SCRATCH_BYTES, stream->handle);
+    if (code != CUBLAS_STATUS_SUCCESS) stream_latch(stream, cudaErrorUnknown, "cuBLASLt");
+    stream->launches++;
+    return true;
+}
+
+#else
+
+enum sl_status cublas_open(struct cublas **out, struct sl_error *error)
+{
+    *out = NULL;
+    return sl_error_set(error, SL_ERR_UNSUPPORTED, 0, "this build knows nothing of cuBLASLt");
+}
+
+void cublas_close(struct cublas *cublas)
+{
+    SL_ASSERT(cublas == NULL);
+}
+
+int32_t cublas_version(const struct cublas *cublas)
+{
+    (void)cublas;
+    return 0;
+}
+
+bool cublas_multiply(struct cublas *cublas, struct stream *stream,
+                     const struct cublas_product *product)
+{
+    (void)cublas, (void)stream, (void)product;
+    return false;
+}
+
+#endif
