@@ -197,9 +197,9 @@ static void what_comes_too_late_from_one_layer_ahead_is_there_from_two(void **st
     struct simulate_options options = make_options();
     options.dense_ns = LAYERS * 1.5e5; /* a copy takes 2.6e5 */
     struct simulate_result none = run(&options, "stress");
-    options.ahead[0] = (struct simulate_ahead){1, 1};
+    options.ahead[0] = (struct simulate_ahead){1, 0.9};
     struct simulate_result one = run(&options, "stress");
-    options.ahead[1] = (struct simulate_ahead){1, 1};
+    options.ahead[1] = (struct simulate_ahead){1, 0.9};
     struct simulate_result two = run(&options, "stress");
     assert_true(two.device_hits > one.device_hits && one.stall_ns < none.stall_ns);
     assert_true(two.guesses.useful > 1000 + one.guesses.useful);
