@@ -182,8 +182,12 @@ const struct ops *ops_cuda(void)
 {
     static const struct fused_ops fused = {.turn = cuda_fused_turn,
                                            .linears = cuda_fused_linears,
+                                           .gated = cuda_fused_gated,
                                            .latents = cuda_fused_latents,
-                                           .queries = cuda_fused_queries};
+                                           .route = cuda_fused_route,
+                                           .experts = cuda_fused_experts,
+                                           .indexer = cuda_fused_indexer,
+                                           .attention = cuda_fused_attention};
     static const struct ops table = {
         .name = "cuda",
         .fused = &fused,

@@ -242,6 +242,53 @@ static void linears_refuse_what_they_cannot_take(struct twin *twin)
     free_product(twin, &products[1]);
 }
 
+/* ---- gated ---- */
+
+/* Against its chain on the same processor: the same bits. */
+static void gated(struct twin *twin, int32_t tokens, int32_t rows, int32_t columns)
+{
+    const struct shape shape = {MATRIX_FP8, rows, columns, true};
+    struct fused_gated_args args;
+    struct product gate = make_product(twin, &shape, tokens, &args.gate);
+    struct product up = make_product(twin, &shape, tokens, &args.up);
+    args.up.x = args.gate.x;
+    args.swiglu =
+        (struct swiglu_args){args.gate.out, args.up.out, args.gate.out, tokens, rows, 10.0f, true};
+    TWIN_CHECK(twin, twin->gpu->fused->gated(twin->gpu_stream, &args), "refused");
+    float *fused = twin_host(gate.together.bytes);
+    memcpy(fused, twin_download(twin, &gate.together), gate.together.bytes);
+    twin->gpu->linear(twin->gpu_stream, &args.gate);
+    twin->gpu->linear(twin->gpu_stream, &args.up);
+    twin->gpu->swiglu(twin->gpu_stream, &args.swiglu);
+    twin_check_bytes(twin, "gated", fused, twin_download(twin, &gate.together),
+                     gate.together.bytes);
+    free(fused);
+    free_product(twin, &gate);
+    free_product(twin, &up);
+}
+
+static void gated_is_its_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {0, 1, 3, 16};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
+        gated(twin, token_counts[i], 8, 128);
+        gated(twin, token_counts[i], 136, 640);
+        gated(twin, token_counts[i], 1024, 256);
+    }
+}
+
+static void gated_refuses_what_it_cannot_take(struct twin *twin)
+{
+    static const struct shape odd = {MATRIX_FP8, 12, 128, true};
+    struct fused_gated_args args;
+    struct product gate = make_product(twin, &odd, 1, &args.gate);
+    args.up = args.gate;
+    args.swiglu =
+        (struct swiglu_args){args.gate.out, args.up.out, args.gate.out, 1, 12, 10.0f, true};
+    TWIN_CHECK(twin, !twin->gpu->fused->gated(twin->gpu_stream, &args), "12 rows taken");
+    free_product(twin, &gate);
+}
+
 /* ---- latents ---- */
 
 #define RANK   256
@@ -406,57 +453,6 @@ static void latents_are_their_chain(struct twin *twin)
             latents(twin, token_counts[i], compressors);
 }
 
-/* ---- queries ---- */
-
-static void queries(struct twin *twin, int32_t tokens, int32_t heads, int32_t index_heads,
-                    bool round)
-{
-    const struct ops *gpu = twin->gpu;
-    size_t rows = (size_t)tokens;
-    struct twin_array x = floats(twin, rows * (size_t)heads * HEAD, 2, round),
-                      index = floats(twin, rows * (size_t)index_heads * INDEX, 2, round),
-                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
-                      positions = twin_array_make(twin, rows * 4);
-    for (int32_t t = 0; t < tokens; t++)
-        ((int32_t *)positions.host)[t] = 1000 * t + 127;
-    twin_upload(twin, &positions);
-    struct fused_queries_args args = {.heads = {x.device, tokens * heads, HEAD, 1e-6f, round},
-                                      .rope = {x.device, positions.device, frequencies.device,
-                                               tokens, heads, HEAD, ROTARY, false, round},
-                                      .index = {index.device, positions.device, frequencies.device,
-                                                index_heads ? tokens : 0, index_heads, INDEX,
-                                                ROTARY, false, round}};
-    TWIN_CHECK(twin, gpu->fused->queries(twin->gpu_stream, &args), "refused");
-    struct twin_array *arrays[] = {&x, &index};
-    void *fused[2];
-    for (int i = 0; i < 2; i++) {
-        fused[i] = twin_host(arrays[i]->bytes);
-        memcpy(fused[i], twin_download(twin, arrays[i]), arrays[i]->bytes);
-        twin_upload(twin, arrays[i]);
-    }
-    gpu->head_norm(twin->gpu_stream, &args.heads);
-    gpu->rope(twin->gpu_stream, &args.rope);
-    if (index_heads) gpu->rope(twin->gpu_stream, &args.index);
-    for (int i = 0; i < 2; i++) {
-        twin_check_bytes(twin, i ? "index queries" : "queries", fused[i],
-                         twin_download(twin, arrays[i]), arrays[i]->bytes);
-        free(fused[i]);
-        twin_array_free(twin, arrays[i]);
-    }
-    twin_array_free(twin, &frequencies);
-    twin_array_free(twin, &positions);
-}
-
-static void queries_are_their_chain(struct twin *twin)
-{
-    static const int32_t token_counts[] = {0, 1, 3, 16};
-    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
-        for (int round = 0; round < 2; round++) {
-            queries(twin, token_counts[i], 8, 4, round);
-            queries(twin, token_counts[i], 13, 0, round);
-        }
-}
-
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
@@ -464,8 +460,9 @@ int main(int argc, char **argv)
         {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
         {"linears are their items", linears_are_their_items},
         {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
+        {"gated is its chain", gated_is_its_chain},
+        {"gated refuses what it cannot take", gated_refuses_what_it_cannot_take},
         {"latents are their chain", latents_are_their_chain},
-        {"queries are their chain", queries_are_their_chain},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
 }
