@@ -114,7 +114,7 @@ static void decisions_are_simulated_at_tiny_sizes(void **state)
     (void)state;
     check_lines(BENCH(directory, "residency", "--tokens", "16"), "residency", 60);
     check_lines(BENCH(directory, "dispatch", "--tokens", "16"), "dispatch", 91);
-    check_lines(BENCH(directory, "hosts", "--tokens", "16"), "hosts", 120);
+    check_lines(BENCH(directory, "hosts", "--tokens", "16"), "hosts", 380);
     check_lines(BENCH(directory, "cost", "--tokens", "16", "--rounds", "1"), "cost", 4);
     check_lines(BENCH(directory, "prefill-stream", "--tokens", "16"), "prefill-stream", 38);
     test_remove_tree(directory);
