@@ -87,7 +87,8 @@ struct fused_experts_args {
 
 struct fused_ops {
     bool (*turn)(struct stream *stream, const struct fused_turn_args *args);
-    /* linear for each of `count` items, which share tokens and have one group. */
+    /* linear for each of `count` items, which share tokens and have one group. More than
+     * FUSED_TOKENS_MAX tokens are taken too, in fewer launches where items share their input x. */
     bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
     bool (*gated)(struct stream *stream, const struct fused_gated_args *args);
     bool (*latents)(struct stream *stream, const struct fused_latents_args *args);

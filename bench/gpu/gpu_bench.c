@@ -151,22 +151,24 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
                           bytes > 0 ? bench->copy_rate : 0);
 }
 
-void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
-                             double bytes, gpu_bench_launch *launch, void *context)
+double gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                               double bytes, gpu_bench_launch *launch, void *context)
 {
     double samples[GPU_BENCH_SAMPLES_MAX];
     int32_t repeats = bench->repeats;
+    if (bench->failures > 0) return 0;
     double matrix_rate = gpu_bench_matrix_rate(bench);
-    if (bench->failures > 0) return;
+    if (bench->failures > 0) return 0;
     bool computes = operations / matrix_rate / 1000 > bytes / bench->copy_rate;
+    double work = computes ? operations / 1000 : bytes;
     bench->repeats = bench->tiny ? 1 : CHUNK_REPEATS;
     bool good = gpu_bench_sample(bench, launch, context, samples);
     bench->repeats = repeats;
-    if (!good) return;
+    if (!good) return 0;
     for (int32_t i = 0; i < bench->rounds; i++)
-        samples[i] = computes ? operations / samples[i] / 1000 : bytes / samples[i];
-    (void)gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
-                          computes ? matrix_rate : bench->copy_rate);
+        samples[i] = work / samples[i];
+    return work / gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
+                                  computes ? matrix_rate : bench->copy_rate);
 }
 
 static void copy_pool(struct gpu_bench *bench, void *context, int32_t repeat)
