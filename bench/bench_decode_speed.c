@@ -29,7 +29,7 @@
 #define LAUNCH_SHARE    0.10
 /* Or, instead of that share, what a pass is recorded as today: launches in a layer, more of them
  * with an indexer, before and after the layers, and the gap before each on an H100. */
-#define LAUNCHES_LAYER 25
+#define LAUNCHES_LAYER 18
 #define LAUNCHES_CSA   4
 #define LAUNCHES_HEAD  9
 #define LAUNCH_NS      1500.0

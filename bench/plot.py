@@ -15,6 +15,7 @@ FACTS_LRU = {"base": (0.46, 0.63, 0.78, 0.91, 0.94, 0.97), "stress": (0.42, 0.55
 POLICIES = (("clairvoyant", "#999999"), ("blend", "#c03030"), ("lru", "#3060a0"), ("lfu", "#308050"))
 WAYS = (("", "stream"), ("-prefetch", "stream, prefetch"), ("-cpu", "stream and CPU"),
         ("-cpu-prefetch", "stream and CPU, prefetch"))
+LOSSES = ("cpu", "link", "both", "disk", "hand-over")
 RAM = (64, 96, 128, 192, 256)
 
 
@@ -71,6 +72,19 @@ def hosts_table(lines):
             print(f"| {preset}, {ram} GiB | " + " | ".join(cells) + " |")
 
 
+def ahead_table(lines):
+    """By how many layers routers look ahead, and what the best of these still waits for."""
+    print("\n| preset, RAM, lanes | token ids only | 1 ahead | 2 ahead | lost, ms a token: "
+          + " | ".join(LOSSES) + " |\n|" + "---|" * (4 + len(LOSSES)))
+    for preset in ("base", "stress"):
+        for ram in (64, 128):
+            for cpu, lanes in (("", "link"), ("-cpu", "link and CPU")):
+                stem = f"{preset}-{ram}GiB{cpu}"
+                cells = [f"{value(lines, 'hosts', f'{stem}-ahead-{depth}'):.1f}" for depth in range(3)]
+                cells += [f"{value(lines, 'hosts', f'{stem}-prefetch-lost-{name}'):.2f}" for name in LOSSES]
+                print(f"| {preset}, {ram} GiB, {lanes} | " + " | ".join(cells) + " |")
+
+
 def plot_residency(plt, lines):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, preset in zip(axes, ("base", "stress")):
@@ -118,7 +132,7 @@ def main():
     lines = load(paths)
     if tables:
         for bench, table in (("residency", residency_table), ("dispatch", dispatch_table),
-                             ("hosts", hosts_table)):
+                             ("hosts", hosts_table), ("hosts", ahead_table)):
             if any(name == bench for name, _ in lines):
                 table(lines)
         return 0

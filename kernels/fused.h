@@ -8,13 +8,13 @@
 #ifndef SLUICE_KERNELS_FUSED_H
 #define SLUICE_KERNELS_FUSED_H
 
-#include "kernels/ops.h"
+#include "kernels/gpu.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define FUSED_TOKENS_MAX  16
+#define FUSED_TOKENS_MAX  16 /* of a pass; turn takes more, of a prompt's chunk */
 #define FUSED_LINEARS_MAX 8
 
 /* Between two sublayers: the output of one into the streams, the input of the next out of them. As
@@ -27,7 +27,7 @@ struct fused_turn_args {
     const uint16_t *norm;        /* [hidden] bf16 */
     const float *routed;         /* [tokens, top, hidden], or NULL */
     const float *host_routed;    /* the same; rows of `gather` lie here, in mapped memory */
-    const int32_t *gather;       /* [tokens * top] rows, or -1 */
+    const int32_t *gather;       /* [tokens * top] rows, or -1; NULL: all rows lie in `routed` */
     int32_t top;
 };
 
@@ -42,25 +42,70 @@ struct fused_latents_args {
     int32_t compress_count;                  /* at most 2 */
 };
 
-/* Between the products of the query rank vector and what reads queries: head_norm of `heads`, then
- * rope of them, and rope of `index` if its tokens are not 0. */
-struct fused_queries_args {
-    struct head_norm_args heads;
-    struct rope_args rope, index;
+/* rope of the queries, then indexer. */
+struct fused_indexer_args {
+    struct rope_args rope; /* x: indexer.queries */
+    struct indexer_args indexer;
+};
+
+/* head_norm and rope of the queries, attention, rope of its result (inverse). Queries are left
+ * undefined. */
+struct fused_attention_args {
+    struct head_norm_args heads; /* x: attention.queries */
+    struct rope_args rope;       /* the same */
+    struct attention_args attention;
+    struct rope_args back; /* x: attention.out */
+};
+
+/* linear twice with one input, and swiglu of what they give: gate.out and up.out are the arrays
+ * that swiglu names, swiglu.out may be one of them. */
+struct fused_gated_args {
+    struct linear_args gate, up;
+    struct swiglu_args swiglu;
+};
+
+/* linear into router.logits, router, and both results and linear.x to the host: what it names is
+ * mapped memory, and `*flag = value` follows all of it, as gpu_ops.publish does it. */
+struct fused_route_args {
+    struct linear_args linear;
+    struct router_args router;
+    float *host_x;        /* [tokens, columns] */
+    int32_t *host_chosen; /* [tokens, top] */
+    float *host_weights;  /* [tokens, top] */
+    uint32_t *flag;
+    uint32_t value;
+};
+
+/* gpu_ops.take, then expert_ffn. */
+struct fused_experts_args {
+    const uint32_t *flag; /* waited for until it is `value` or more */
+    uint32_t value;
+    const struct gpu_piece *pieces; /* [piece_count], read during the call; the tasks among them */
+    int32_t piece_count;
+    struct expert_ffn_args experts;
 };
 
 struct fused_ops {
     bool (*turn)(struct stream *stream, const struct fused_turn_args *args);
-    /* linear for each of `count` items, which share tokens and have one group. */
+    /* linear for each of `count` items, which share tokens and have one group. More than
+     * FUSED_TOKENS_MAX tokens are taken too, in fewer launches where items share their input x. */
     bool (*linears)(struct stream *stream, const struct linear_args *items, int32_t count);
+    bool (*gated)(struct stream *stream, const struct fused_gated_args *args);
     bool (*latents)(struct stream *stream, const struct fused_latents_args *args);
-    bool (*queries)(struct stream *stream, const struct fused_queries_args *args);
+    bool (*route)(struct stream *stream, const struct fused_route_args *args);
+    bool (*experts)(struct stream *stream, const struct fused_experts_args *args);
+    bool (*indexer)(struct stream *stream, const struct fused_indexer_args *args);
+    bool (*attention)(struct stream *stream, const struct fused_attention_args *args);
 };
 
 bool cuda_fused_turn(struct stream *stream, const struct fused_turn_args *args);
 bool cuda_fused_linears(struct stream *stream, const struct linear_args *items, int32_t count);
+bool cuda_fused_gated(struct stream *stream, const struct fused_gated_args *args);
 bool cuda_fused_latents(struct stream *stream, const struct fused_latents_args *args);
-bool cuda_fused_queries(struct stream *stream, const struct fused_queries_args *args);
+bool cuda_fused_route(struct stream *stream, const struct fused_route_args *args);
+bool cuda_fused_experts(struct stream *stream, const struct fused_experts_args *args);
+bool cuda_fused_indexer(struct stream *stream, const struct fused_indexer_args *args);
+bool cuda_fused_attention(struct stream *stream, const struct fused_attention_args *args);
 
 #ifdef __cplusplus
 }

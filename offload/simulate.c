@@ -25,11 +25,16 @@ static enum sl_status check_options(const struct simulate_options *options, stru
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
                             "%d device slots are too few for one layer's %d experts",
                             (int)options->device_slots, (int)options->top);
-    if (!(options->recall >= 0 && options->recall <= 1 && options->precision >= 0 &&
-          options->precision <= 1) ||
-        (options->recall > 0 && options->precision <= 0) || !(options->dense_ns >= 0))
-        return sl_error_set(error, SL_ERR_ARGUMENT, 0,
-                            "recall and precision of guesses lie within 0 and 1");
+    for (int32_t i = 0; i < SIMULATE_AHEAD_MAX; i++) {
+        const struct simulate_ahead *ahead = &options->ahead[i];
+        if (!(ahead->recall >= 0 && ahead->recall <= 1 && ahead->precision >= 0 &&
+              ahead->precision <= 1) ||
+            (ahead->recall > 0 && ahead->precision <= 0))
+            return sl_error_set(error, SL_ERR_ARGUMENT, 0,
+                                "recall and precision of guesses lie within 0 and 1");
+    }
+    if (!(options->dense_ns >= 0) || !(options->look_ns >= 0))
+        return sl_error_set(error, SL_ERR_ARGUMENT, 0, "a token takes no less than 0 ns");
     return SL_OK;
 }
 
@@ -105,7 +110,13 @@ static enum sl_status sim_init(struct sim *sim, struct sl_error *error)
     if (!allocate(sim))
         return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "no memory to simulate %lld tokens",
                             (long long)options->tokens);
-    if (options->timed) SL_TRY(rates_init(&sim->rates, &options->profile, error));
+    if (options->timed) {
+        SL_TRY(rates_init(&sim->rates, &options->profile, error));
+        enum rates_lane lane = options->device_slots > 0 ? RATES_DEVICE : RATES_CPU;
+        sim->up_ns = rates_expert_ns(&sim->rates, RATES_UP, 1, false);
+        sim->disk_ns = rates_disk_ns(&sim->rates, 4);
+        sim->resident_ns = options->top * rates_expert_ns(&sim->rates, lane, 1, false);
+    }
     SL_TRY(heat_init(&sim->heat, options->layers, options->experts, error));
     SL_TRY(residency_init(&sim->device, &sim->heat, options->policy, error));
     SL_TRY(residency_init(&sim->host, &sim->heat, options->policy, error));
@@ -209,37 +220,30 @@ static void settle_layer(struct sim *sim, const struct dispatch_expert *experts,
     watch_layer(sim, until_ns);
 }
 
-static void compute_layer(struct sim *sim, const int32_t *ids)
+/* Computes the layer's experts, some of which are missing; when the CPU is through with its share
+ * of them. */
+static double compute_layer(struct sim *sim, const int32_t *ids)
 {
     const struct simulate_options *options = &sim->options;
     struct dispatch_expert experts[SIMULATE_TOP_MAX];
     struct dispatch_decision decisions[SIMULATE_TOP_MAX];
-    int32_t misses = 0;
-    for (int32_t i = 0; i < options->top; i++) {
+    for (int32_t i = 0; i < options->top; i++)
         describe_expert(sim, ids[i], &experts[i]);
-        misses += experts[i].place != DISPATCH_AT_DEVICE || experts[i].arrival_ns > 0;
-    }
-    double best = options->device_slots > 0
-                      ? options->top * rates_expert_ns(&sim->rates, RATES_DEVICE, 1, false)
-                      : options->top * rates_expert_ns(&sim->rates, RATES_CPU, 1, false);
-    double finish = best;
-    if (misses == 0) {
-        sim->result.choices[DISPATCH_RUN] += (uint64_t)options->top;
-    } else {
-        const struct dispatch_problem problem = {
-            .rates = &sim->rates,
-            .experts = experts,
-            .count = options->top,
-            .streams_max = options->device_slots > 0 ? options->top : 0,
-            .lanes = {.up_ns = (int64_t)fmax(sim->link_free_ns[PREFETCH_UP] - sim->now_ns, 0),
-                      .disk_ns = (int64_t)fmax(sim->link_free_ns[PREFETCH_DISK] - sim->now_ns, 0)},
-            .rule = options->rule};
-        finish = (double)dispatch_choose(&problem, decisions);
-        SL_ASSERT(finish >= 0); /* the options were checked for a lane */
-        settle_layer(sim, experts, decisions, options->top);
-    }
-    sim->result.stall_ns += fmax(finish - best, 0);
+    const struct dispatch_problem problem = {
+        .rates = &sim->rates,
+        .experts = experts,
+        .count = options->top,
+        .streams_max = options->device_slots > 0 ? options->top : 0,
+        .lanes = {.up_ns = (int64_t)fmax(sim->link_free_ns[PREFETCH_UP] - sim->now_ns, 0),
+                  .disk_ns = (int64_t)fmax(sim->link_free_ns[PREFETCH_DISK] - sim->now_ns, 0)},
+        .rule = options->rule};
+    double finish = (double)dispatch_choose(&problem, decisions);
+    SL_ASSERT(finish >= 0); /* the options were checked for a lane */
+    settle_layer(sim, experts, decisions, options->top);
+    sim_charge(sim, decisions, finish);
+    double cpu_end = sim->now_ns + sim_cpu_share(decisions, options->top);
     sim->now_ns += finish;
+    return cpu_end;
 }
 
 static void bring_at_once(struct sim *sim, const int32_t *ids, int32_t count)
@@ -267,11 +271,11 @@ static void run_layer(struct sim *sim, int32_t layer)
     const uint16_t *chosen = sim->tokens[0] + layer * options->top;
     int32_t ids[SIMULATE_TOP_MAX];
     bool held[SIMULATE_TOP_MAX];
+    int32_t hits = 0;
     if (options->timed) {
         sim->now_ns += options->dense_ns / options->layers;
         sim_use_idle_links(sim);
         prefetch_visit(&sim->prefetch, sim->token * options->layers + layer, (int64_t)sim->now_ns);
-        sim->idle_from_ns = sim->now_ns;
     }
     for (int32_t i = 0; i < options->top; i++) {
         ids[i] = layer * options->experts + chosen[i];
@@ -283,16 +287,25 @@ static void run_layer(struct sim *sim, int32_t layer)
         if (options->timed) prefetch_used(&sim->prefetch, ids[i]);
         if (options->in_turn) bring_at_once(sim, &ids[i], 1);
         held[i] = !options->in_turn && (sim->state[ids[i]] & AT_DEVICE);
-        if (held[i]) residency_hold(&sim->device, ids[i]);
+        hits += held[i];
     }
+    bool whole = hits == options->top; /* nothing moves that could drive one out */
+    for (int32_t i = 0; i < options->top && !whole; i++)
+        if (held[i]) residency_hold(&sim->device, ids[i]);
     if (options->timed) {
         count_least(sim, ids);
-        sim_guess_ahead(sim, layer);
-        compute_layer(sim, ids);
+        sim->idle_from_ns = sim->now_ns;
+        if (whole) {
+            sim->result.choices[DISPATCH_RUN] += (uint64_t)options->top;
+            sim->now_ns += sim->resident_ns;
+        } else {
+            sim->idle_from_ns = compute_layer(sim, ids);
+        }
+        sim->idle_from_ns += sim_guess_ahead(sim, layer) * options->look_ns;
     } else if (!options->in_turn) {
         bring_at_once(sim, ids, options->top);
     }
-    for (int32_t i = 0; i < options->top; i++)
+    for (int32_t i = 0; i < options->top && !whole; i++)
         if (held[i]) residency_unhold(&sim->device, ids[i]);
     if (options->timed) sim_land(sim);
 }
@@ -381,8 +394,11 @@ static void run_tokens(struct sim *sim, simulate_source_fn source, void *context
             run_layer(sim, layer);
             /* The next token is known when the last layer is done. */
             if (options->timed && options->hash_exact && sim->has_next &&
-                layer == options->layers - 1)
+                layer == options->layers - 1) {
+                sim_use_idle_links(sim);
+                sim->idle_from_ns = sim->now_ns;
                 sim_guess_by_table(sim);
+            }
         }
         if (sim->token >= options->warm_tokens) {
             double units = (sim->now_ns - token_began) / 62.5;

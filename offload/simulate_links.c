@@ -5,6 +5,8 @@
 
 /* A promotion must be worth that much more than what it evicts: each costs a transfer. */
 #define PROMOTION_MARGIN 1.2f
+/* Draws for a wrong guess among what is missing. */
+#define WRONG_TRIES 16
 
 /* ---- slots ---- */
 
@@ -15,14 +17,15 @@ static void drop_host(struct sim *sim, int32_t idx)
     sim->host_used--;
 }
 
-bool sim_keep_in_host(struct sim *sim, int32_t idx)
+/* `anyway`: whatever the victim is worth. */
+static bool keep_in_host(struct sim *sim, int32_t idx, bool anyway)
 {
     if (sim->state[idx] & AT_HOST) return true;
     int32_t pending = sim->options.inclusive ? 0 : sim->pending_up;
     if (sim->host_used - pending >= sim->options.host_slots) {
         int32_t victim = residency_victim(&sim->host, idx / sim->options.experts);
         if (victim < 0 || (sim->state[victim] & GOING_UP) ||
-            !residency_admits(&sim->host, idx, victim))
+            !(anyway || residency_admits(&sim->host, idx, victim)))
             return false;
         drop_host(sim, victim);
     }
@@ -30,6 +33,11 @@ bool sim_keep_in_host(struct sim *sim, int32_t idx)
     sim->state[idx] |= AT_HOST;
     sim->host_used++;
     return true;
+}
+
+bool sim_keep_in_host(struct sim *sim, int32_t idx)
+{
+    return keep_in_host(sim, idx, false);
 }
 
 static void evict_device(struct sim *sim, int32_t victim)
@@ -103,7 +111,9 @@ void sim_land(struct sim *sim)
             arrive_on_device(sim, idx);
         } else {
             sim->state[idx] &= (uint8_t)~BEING_READ;
-            if (options->inclusive || !(sim->state[idx] & AT_DEVICE)) sim_keep_in_host(sim, idx);
+            /* A guess was likelier than its victim when it began. */
+            if (options->inclusive || !(sim->state[idx] & AT_DEVICE))
+                keep_in_host(sim, idx, flight.guess);
         }
         if (flight.guess) prefetch_done(&sim->prefetch, flight.link, idx, true);
     }
@@ -177,6 +187,11 @@ static bool start_guess(struct sim *sim, enum prefetch_link link, double start_n
         if (victim < 0) return false;
         evicted = residency_value(&sim->device, victim);
     }
+    if (link == PREFETCH_DISK && sim->host_used >= sim->options.host_slots) {
+        int32_t victim = residency_victim(&sim->host, layer);
+        if (victim < 0) return false;
+        evicted = residency_value(&sim->host, victim);
+    }
     while (prefetch_next(&sim->prefetch, link, each_ns, evicted, &guess)) {
         uint8_t state = sim->state[guess.expert_idx];
         bool fit = link == PREFETCH_UP ? (state & AT_HOST) && !(state & (AT_DEVICE | GOING_UP))
@@ -196,8 +211,7 @@ static bool start_guess(struct sim *sim, enum prefetch_link link, double start_n
 
 void sim_use_idle_links(struct sim *sim)
 {
-    double up_ns = rates_expert_ns(&sim->rates, RATES_UP, 1, false);
-    double disk_ns = rates_disk_ns(&sim->rates, 4);
+    double up_ns = sim->up_ns, disk_ns = sim->disk_ns;
     for (; sim->options.device_slots > 0 && isfinite(up_ns);) {
         double start = fmax(sim->link_free_ns[PREFETCH_UP], sim->idle_from_ns);
         if (start >= sim->now_ns || sim->flight_count >= FLIGHTS_MAX / 2) break;
@@ -237,24 +251,56 @@ void sim_guess_by_table(struct sim *sim)
     }
 }
 
-/* A router one layer early: finds `recall` of what is missing, with as many wrong ones as the
- * precision says. */
-void sim_guess_ahead(struct sim *sim, int32_t layer)
+static bool is_chosen(const struct sim *sim, int32_t idx)
+{
+    int32_t layer = idx / sim->options.experts, top = sim->options.top;
+    const uint16_t *chosen = sim->tokens[0] + layer * top;
+    for (int32_t i = 0; i < top; i++)
+        if (chosen[i] == idx - layer * sim->options.experts) return true;
+    return false;
+}
+
+/* A missing expert of the layer that it does not choose, or -1 when none is found soon. */
+static int32_t wrong_guess(struct sim *sim, int32_t layer)
+{
+    for (int32_t tries = 0; tries < WRONG_TRIES; tries++) {
+        int32_t idx =
+            layer * sim->options.experts + random_below(&sim->random, sim->options.experts);
+        if (!(sim->state[idx] & (AT_DEVICE | GOING_UP)) && !is_chosen(sim, idx)) return idx;
+    }
+    return -1;
+}
+
+/* The router of `layer`, `distance` layers early: finds its recall of what is missing, with as many
+ * wrong ones as its precision says. What is found from afar is found from near as well. False:
+ * there is no such router. */
+static bool guess_layer(struct sim *sim, int32_t layer, int32_t distance)
 {
     const struct simulate_options *options = &sim->options;
-    int32_t next = layer + 1;
-    if (options->recall <= 0 || next >= options->layers || next < options->hash_layers) return;
-    int64_t visit = sim->token * options->layers + next;
-    double wrong = options->recall * (1 - options->precision) / options->precision;
+    const struct simulate_ahead *ahead = &options->ahead[distance - 1];
+    if (ahead->recall <= 0 || layer >= options->layers || layer < options->hash_layers)
+        return false;
+    int64_t visit = sim->token * options->layers + layer;
+    double wrong = ahead->recall * (1 - ahead->precision) / ahead->precision;
     for (int32_t i = 0; i < options->top; i++) {
-        int32_t idx = next * options->experts + sim->tokens[0][next * options->top + i];
+        int32_t idx = layer * options->experts + sim->tokens[0][layer * options->top + i];
         if (sim->state[idx] & (AT_DEVICE | GOING_UP)) continue;
-        if (random_unit(&sim->random) < options->recall)
-            offer(sim, idx, (float)options->precision, visit);
+        uint64_t key = random_mix(options->seed + (uint64_t)visit * SIMULATE_TOP_MAX + (uint64_t)i);
+        if ((double)(key >> 11) * 0x1p-53 < ahead->recall)
+            offer(sim, idx, (float)ahead->precision, visit);
         for (double left = wrong; left > 0; left -= 1) {
             if (random_unit(&sim->random) >= left) continue;
-            int32_t other = next * options->experts + random_below(&sim->random, options->experts);
-            if (other != idx) offer(sim, other, (float)options->precision, visit);
+            int32_t other = wrong_guess(sim, layer);
+            if (other >= 0) offer(sim, other, (float)ahead->precision, visit);
         }
     }
+    return true;
+}
+
+int32_t sim_guess_ahead(struct sim *sim, int32_t layer)
+{
+    int32_t count = 0;
+    for (int32_t distance = 1; distance <= SIMULATE_AHEAD_MAX; distance++)
+        count += guess_layer(sim, layer + distance, distance);
+    return count;
 }

@@ -2,6 +2,7 @@
  *
  *   simulate.c        options, layers, tokens
  *   simulate_links.c  slots, what the links bring by themselves, guesses
+ *   simulate_losses.c what the layers waited for
  *   simulate_bounds.c what no schedule could beat */
 #ifndef SLUICE_OFFLOAD_SIMULATE_STATE_H
 #define SLUICE_OFFLOAD_SIMULATE_STATE_H
@@ -32,6 +33,8 @@ struct sim {
     struct flight flights[FLIGHTS_MAX];
     int32_t flight_count;
     int32_t recent[RECENT_MAX], recent_next;
+    double up_ns, disk_ns; /* of one expert; INFINITY without such a lane */
+    double resident_ns;    /* a layer's experts where all are there */
     double now_ns, link_free_ns[PREFETCH_LINKS], idle_from_ns;
     int64_t token;
     int32_t *layer_used; /* [layers], device slots when by_layer */
@@ -60,7 +63,12 @@ double sim_flight_end(const struct sim *sim, int32_t idx);
 void sim_use_idle_links(struct sim *sim);
 /* The table of the hash layers, for the next token. */
 void sim_guess_by_table(struct sim *sim);
-/* A router one layer early. */
-void sim_guess_ahead(struct sim *sim, int32_t layer);
+/* When the CPU is through with its share of a layer, from the layer's start. */
+double sim_cpu_share(const struct dispatch_decision *decisions, int32_t count);
+/* Charges what a layer took too long, of `finish`, to what it waited for; before the clock moves
+ * on. */
+void sim_charge(struct sim *sim, const struct dispatch_decision *decisions, double finish);
+/* Applies the routers of later layers early; how many. */
+int32_t sim_guess_ahead(struct sim *sim, int32_t layer);
 
 #endif

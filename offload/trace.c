@@ -19,7 +19,7 @@ struct head_record {
     char magic[8];
     uint32_t version, layers, hash_layers, experts, top, list_count, guesses, zero;
     struct trace_list lists[TRACE_LISTS_MAX];
-    uint8_t zeros[4];
+    uint8_t zeros[2];
     uint64_t slot_bytes, fingerprint;
     char source[TRACE_SOURCE_BYTES];
     uint8_t rest[80];

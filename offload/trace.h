@@ -38,7 +38,7 @@
 #define TRACE_LAYERS_MAX       256
 #define TRACE_EXPERTS_MAX      4096
 #define TRACE_TOP_MAX          64
-#define TRACE_LISTS_MAX        6
+#define TRACE_LISTS_MAX        7
 #define TRACE_GUESSES_MAX      PREDICTOR_CANDIDATES_MAX
 #define TRACE_STEP_TOKENS_MAX  16384        /* of one step */
 #define TRACE_GUESS_TOKENS_MAX 16           /* steps of more tokens carry no guesses */

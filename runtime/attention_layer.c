@@ -87,29 +87,6 @@ static void make_queries(struct forward *forward, const struct layer_weights *la
     forward_linears(forward, items, count);
 }
 
-/* Queries normed and rotated, the indexer's rotated. */
-static void finish_queries(struct forward *forward, const struct layer_weights *layer,
-                           int32_t tokens)
-{
-    const struct model_config *config = &forward->model->config;
-    const struct ops *ops = forward->ops;
-    struct workspace *ws = forward->workspace;
-    struct fused_queries_args args = {
-        .heads = {.x = ws->queries,
-                  .rows = tokens * config->heads,
-                  .width = config->head_dim,
-                  .epsilon = config->norm_epsilon,
-                  .round = forward->round},
-        .rope = rope_of(forward, layer, tokens, config->heads, config->head_dim, ws->queries)};
-    if (layer->ratio == 4)
-        args.index = rope_of(forward, layer, tokens, config->index_heads, config->index_dim,
-                             ws->index_queries);
-    if (ops->fused && ops->fused->queries(forward->stream, &args)) return;
-    ops->head_norm(forward->stream, &args.heads);
-    ops->rope(forward->stream, &args.rope);
-    if (layer->ratio == 4) ops->rope(forward->stream, &args.index);
-}
-
 /* What a compressor has made of the chunk, and where its state and rows are. */
 struct compressor_state {
     const float *keys, *gates;
@@ -210,58 +187,87 @@ static void append_rows(struct forward *forward, const struct forward_chunk *chu
         ops->kv_compress(forward->stream, &compress[i]);
 }
 
-/* Chooses compressed rows for every token of the chunk, into workspace->selected. */
+/* Rotates the indexer's queries and chooses compressed rows for every token of the chunk, into
+ * workspace->selected. */
 static void select_rows(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
 {
     const struct model_config *config = &forward->model->config;
     const struct layer_weights *layer = &forward->weights->layers[idx];
     const struct kv_layer *kv = &chunk->cache->layers[idx];
+    const struct ops *ops = forward->ops;
     struct workspace *ws = forward->workspace;
-    struct indexer_args args = {.queries = ws->index_queries,
-                                .weights = ws->index_weights,
-                                .rows = kv->index_rows,
-                                .positions = ws->positions,
-                                .scores = ws->index_scores,
-                                .selected = ws->selected,
-                                .format = chunk->cache->key_format,
-                                .tokens = chunk->tokens,
-                                .heads = config->index_heads,
-                                .width = config->index_dim,
-                                .ratio = layer->ratio,
-                                .top = config->index_top,
-                                .rows_max = kv->rows_max,
-                                .round = forward->round};
-    forward->ops->indexer(forward->stream, &args);
+    struct fused_indexer_args args = {.rope = rope_of(forward, layer, chunk->tokens,
+                                                      config->index_heads, config->index_dim,
+                                                      ws->index_queries),
+                                      .indexer = {.queries = ws->index_queries,
+                                                  .weights = ws->index_weights,
+                                                  .rows = kv->index_rows,
+                                                  .positions = ws->positions,
+                                                  .scores = ws->index_scores,
+                                                  .selected = ws->selected,
+                                                  .format = chunk->cache->key_format,
+                                                  .tokens = chunk->tokens,
+                                                  .heads = config->index_heads,
+                                                  .width = config->index_dim,
+                                                  .ratio = layer->ratio,
+                                                  .top = config->index_top,
+                                                  .rows_max = kv->rows_max,
+                                                  .round = forward->round}};
+    if (ops->fused && ops->fused->indexer(forward->stream, &args)) return;
+    ops->rope(forward->stream, &args.rope);
+    ops->indexer(forward->stream, &args.indexer);
 }
 
-static void attend(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
+static struct attention_args attention_of(const struct forward *forward,
+                                          const struct forward_chunk *chunk, int32_t idx)
 {
     const struct model_config *config = &forward->model->config;
     const struct layer_weights *layer = &forward->weights->layers[idx];
     const struct kv_layer *kv = &chunk->cache->layers[idx];
+    const struct workspace *ws = forward->workspace;
+    return (struct attention_args){.queries = ws->queries,
+                                   .positions = ws->positions,
+                                   .window_rows = kv->window_rows,
+                                   .rows = kv->rows,
+                                   .selected = layer->ratio == 4 ? ws->selected : NULL,
+                                   .sink = layer->attn.sink,
+                                   .out = ws->heads_out,
+                                   .format = chunk->cache->row_format,
+                                   .tokens = chunk->tokens,
+                                   .heads = config->heads,
+                                   .width = config->head_dim,
+                                   .window = config->window,
+                                   .window_capacity = chunk->cache->window_capacity,
+                                   .ratio = layer->ratio,
+                                   .top = config->index_top,
+                                   .scale = 1.0f / sqrtf((float)config->head_dim),
+                                   .round = forward->round};
+}
+
+/* Queries normed and rotated, attention, its result rotated back. */
+static void attend(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
+{
+    const struct model_config *config = &forward->model->config;
+    const struct layer_weights *layer = &forward->weights->layers[idx];
+    const struct ops *ops = forward->ops;
     struct workspace *ws = forward->workspace;
-    struct attention_args args = {.queries = ws->queries,
-                                  .positions = ws->positions,
-                                  .window_rows = kv->window_rows,
-                                  .rows = kv->rows,
-                                  .selected = layer->ratio == 4 ? ws->selected : NULL,
-                                  .sink = layer->attn.sink,
-                                  .out = ws->heads_out,
-                                  .format = chunk->cache->row_format,
-                                  .tokens = chunk->tokens,
-                                  .heads = config->heads,
-                                  .width = config->head_dim,
-                                  .window = config->window,
-                                  .window_capacity = chunk->cache->window_capacity,
-                                  .ratio = layer->ratio,
-                                  .top = config->index_top,
-                                  .scale = 1.0f / sqrtf((float)config->head_dim),
-                                  .round = forward->round};
-    forward->ops->attention(forward->stream, &args);
-    struct rope_args back =
-        rope_of(forward, layer, chunk->tokens, config->heads, config->head_dim, ws->heads_out);
-    back.inverse = true;
-    forward->ops->rope(forward->stream, &back);
+    struct fused_attention_args args = {
+        .heads = {.x = ws->queries,
+                  .rows = chunk->tokens * config->heads,
+                  .width = config->head_dim,
+                  .epsilon = config->norm_epsilon,
+                  .round = forward->round},
+        .rope =
+            rope_of(forward, layer, chunk->tokens, config->heads, config->head_dim, ws->queries),
+        .attention = attention_of(forward, chunk, idx),
+        .back =
+            rope_of(forward, layer, chunk->tokens, config->heads, config->head_dim, ws->heads_out)};
+    args.back.inverse = true;
+    if (ops->fused && ops->fused->attention(forward->stream, &args)) return;
+    ops->head_norm(forward->stream, &args.heads);
+    ops->rope(forward->stream, &args.rope);
+    ops->attention(forward->stream, &args.attention);
+    ops->rope(forward->stream, &args.back);
 }
 
 void attention_layer_forward(struct forward *forward, const struct forward_chunk *chunk,
@@ -276,7 +282,6 @@ void attention_layer_forward(struct forward *forward, const struct forward_chunk
     make_products(forward, layer, chunk->tokens, x);
     append_rows(forward, chunk, idx);
     make_queries(forward, layer, chunk->tokens);
-    finish_queries(forward, layer, chunk->tokens);
     if (layer->ratio == 4) select_rows(forward, chunk, idx);
     attend(forward, chunk, idx);
 

@@ -143,7 +143,9 @@ static enum sl_status open_lookahead(sl_engine *engine, const struct sl_engine_o
     struct lookahead_options lookahead = {
         .model = engine->placed ? engine->placed : engine->model,
         .mode = options->prefetch,
-        .depth = options->prefetch_depth ? options->prefetch_depth : ENGINE_PREFETCH_DEPTH,
+        .depth = options->prefetch_depth ? options->prefetch_depth
+                 : engine->gpu           ? ENGINE_PREFETCH_DEPTH_GPU
+                                         : ENGINE_PREFETCH_DEPTH,
         /* From a GPU only the router's input comes to RAM, where routers look ahead. */
         .state = engine->gpu ? PREDICTOR_INPUT : PREDICTOR_SHARED,
     };

@@ -14,6 +14,8 @@
 
 /* Layers that routers look ahead where nothing else is asked for. */
 #define ENGINE_PREFETCH_DEPTH 1
+/* A copy to a GPU takes about two of its layers (bench/offload.md); fewer are tried as well. */
+#define ENGINE_PREFETCH_DEPTH_GPU 2
 
 struct sl_engine {
     struct model *model;

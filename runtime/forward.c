@@ -7,6 +7,7 @@
 #include "runtime/lookahead.h"
 #include "runtime/moe.h"
 #include "runtime/moe_handshake.h"
+#include "runtime/moe_parts.h"
 #include "runtime/moe_stream.h"
 
 #include <string.h>
@@ -128,10 +129,13 @@ static void write_streams(struct forward *forward, int32_t tokens, float *stream
     forward->ops->hyper_post(forward->stream, &args);
 }
 
-/* write_streams and read_streams in one, with the experts' rows on their way into workspace->y if
- * `with_experts`. False, and nothing is done: the processor cannot. */
+/* What a turn adds to the streams: workspace->y; and experts' rows, of which the host may have
+ * written some (workspace->gather). */
+enum turn_input { TURN_Y, TURN_EXPERTS, TURN_GATHERED_EXPERTS };
+
+/* write_streams and read_streams in one. False, and nothing is done: the processor cannot. */
 static bool turn_streams(struct forward *forward, int32_t tokens, const struct hyper_weights *next,
-                         const uint16_t *norm, float *streams, bool with_experts)
+                         const uint16_t *norm, float *streams, enum turn_input input)
 {
     const struct fused_ops *fused = forward->ops->fused;
     const struct workspace *ws = forward->workspace;
@@ -140,9 +144,9 @@ static bool turn_streams(struct forward *forward, int32_t tokens, const struct h
                                    .pre = pre_args(forward, tokens, next, streams),
                                    .fn = next->fn.data,
                                    .norm = norm,
-                                   .routed = with_experts ? ws->routed : NULL,
+                                   .routed = input == TURN_Y ? NULL : ws->routed,
                                    .host_routed = ws->host_routed,
-                                   .gather = ws->gather,
+                                   .gather = input == TURN_GATHERED_EXPERTS ? ws->gather : NULL,
                                    .top = forward->model->config.experts_per_token};
     return fused->turn(forward->stream, &args);
 }
@@ -168,10 +172,22 @@ static void launch_attention(struct forward *forward, const struct forward_chunk
         read_streams(forward, chunk->tokens, &layer->hyper_attn, layer->attn_norm, streams);
     forward->input_ready = false;
     attention_layer_forward(forward, chunk, idx, ws->x, ws->y);
-    if (turn_streams(forward, chunk->tokens, &layer->hyper_ffn, layer->ffn_norm, streams, false))
+    if (turn_streams(forward, chunk->tokens, &layer->hyper_ffn, layer->ffn_norm, streams, TURN_Y))
         return;
     write_streams(forward, chunk->tokens, streams);
     read_streams(forward, chunk->tokens, &layer->hyper_ffn, layer->ffn_norm, streams);
+}
+
+/* From the experts of layer `idx` to the input of the next, if there is one and the processor can.
+ */
+static bool turn_to_next(struct forward *forward, int32_t tokens, int32_t idx, float *streams,
+                         enum turn_input input)
+{
+    if (idx + 1 >= forward->model->config.layers) return false;
+    const struct layer_weights *next = &forward->weights->layers[idx + 1];
+    forward->input_ready =
+        turn_streams(forward, tokens, &next->hyper_attn, next->attn_norm, streams, input);
+    return forward->input_ready;
 }
 
 enum sl_status forward_block(struct forward *forward, const struct forward_chunk *chunk,
@@ -181,7 +197,10 @@ enum sl_status forward_block(struct forward *forward, const struct forward_chunk
     forward->layer_ns = clock_now_ns(&forward->clock);
     launch_attention(forward, chunk, idx, streams);
     SL_TRY(moe_forward(forward, chunk, idx, streams, ws->x, ws->y));
-    write_streams(forward, chunk->tokens, streams);
+    if (!turn_to_next(forward, chunk->tokens, idx, streams, TURN_EXPERTS)) {
+        moe_launch_combine(forward, chunk->tokens, ws->y);
+        write_streams(forward, chunk->tokens, streams);
+    }
     lookahead_after(forward, chunk, idx, streams);
     return SL_OK;
 }
@@ -189,13 +208,9 @@ enum sl_status forward_block(struct forward *forward, const struct forward_chunk
 void forward_launch_block(struct forward *forward, const struct forward_chunk *chunk, int32_t idx)
 {
     struct workspace *ws = forward->workspace;
-    const struct layer_weights *next = &forward->weights->layers[idx + 1];
     launch_attention(forward, chunk, idx, ws->streams);
     moe_handshake_launch(forward, chunk, idx, ws->x, ws->y);
-    forward->input_ready =
-        idx + 1 < forward->model->config.layers &&
-        turn_streams(forward, chunk->tokens, &next->hyper_attn, next->attn_norm, ws->streams, true);
-    if (forward->input_ready) return;
+    if (turn_to_next(forward, chunk->tokens, idx, ws->streams, TURN_GATHERED_EXPERTS)) return;
     moe_handshake_combine(forward, chunk->tokens, ws->y);
     write_streams(forward, chunk->tokens, ws->streams);
 }

@@ -107,8 +107,8 @@ void lookahead_destroy(struct lookahead *lookahead)
 void lookahead_record(struct lookahead *lookahead, bool all, struct trace_head *head)
 {
     static const struct trace_list every[TRACE_LISTS_MAX] = {
-        {1, PREDICTOR_INPUT}, {1, PREDICTOR_STREAMS}, {1, PREDICTOR_SHARED},
-        {1, PREDICTOR_AFTER}, {2, PREDICTOR_STREAMS}, {2, PREDICTOR_SHARED},
+        {1, PREDICTOR_INPUT}, {1, PREDICTOR_STREAMS}, {1, PREDICTOR_SHARED}, {1, PREDICTOR_AFTER},
+        {2, PREDICTOR_INPUT}, {2, PREDICTOR_STREAMS}, {2, PREDICTOR_SHARED},
     };
     int32_t count = 0;
     for (int32_t i = 0; i < TRACE_LISTS_MAX; i++) {
@@ -349,6 +349,21 @@ static void look_from_streams(struct forward *forward, const struct forward_chun
     }
 }
 
+/* The same from lookahead->x as it is, the router's input of layer idx. */
+static void look_from_input(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                            int32_t depth)
+{
+    bool record = forward->trace != NULL;
+    for (int32_t distance = 1; distance <= PREDICTOR_DISTANCE_MAX; distance++) {
+        const struct layer_weights *layer = target(forward, idx, distance);
+        bool guesses = distance <= depth;
+        bool records = record && recorded_list(forward->lookahead, distance, PREDICTOR_INPUT) >= 0;
+        if (!layer || (!guesses && !records)) continue;
+        score(forward, layer);
+        use_scores(forward, chunk, idx, distance, PREDICTOR_INPUT, guesses);
+    }
+}
+
 /* ---- does it pay? ------------------------------------------------------------------------- */
 
 void lookahead_begin(struct forward *forward)
@@ -398,11 +413,9 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
     enum predictor_state state = lookahead->options.state;
     choose_rows(lookahead, chunk->tokens);
-    const struct layer_weights *next = target(forward, idx, 1);
-    if (record && next && recorded_list(lookahead, 1, PREDICTOR_INPUT) >= 0) {
+    if (record) {
         copy_rows(lookahead, x, (size_t)forward->model->config.hidden, lookahead->x);
-        score(forward, next);
-        use_scores(forward, chunk, idx, 1, PREDICTOR_INPUT, false);
+        look_from_input(forward, chunk, idx, 0);
     }
     take_streams(lookahead, streams);
     look_from_streams(forward, chunk, idx, PREDICTOR_STREAMS,
@@ -430,13 +443,12 @@ void lookahead_from_input(struct forward *forward, const struct forward_chunk *c
 {
     struct lookahead *lookahead = forward->lookahead;
     if (!lookahead || idx >= forward->model->config.layers) return;
-    const struct layer_weights *next = target(forward, idx, 1);
-    bool guess = lookahead->options.state == PREDICTOR_INPUT && guess_depth(forward) > 0;
-    bool record = forward->trace && recorded_list(lookahead, 1, PREDICTOR_INPUT) >= 0;
-    if (!next || (!guess && !record)) return;
+    int32_t depth = lookahead->options.state == PREDICTOR_INPUT ? guess_depth(forward) : 0;
+    bool record = forward->trace && lookahead->list_count > 0;
+    if (depth == 0 && !record) return;
+    if (!target(forward, idx, 1) && !target(forward, idx, 2)) return;
     uint64_t start_ns = clock_now_ns(&lookahead->options.clock);
-    score(forward, next);
-    use_scores(forward, chunk, idx, 1, PREDICTOR_INPUT, guess);
+    look_from_input(forward, chunk, idx, depth);
     lookahead->stats.layers++;
     lookahead->stats.elapsed_ns += clock_now_ns(&lookahead->options.clock) - start_ns;
 }

@@ -29,7 +29,7 @@ struct lookahead_options {
     const struct model *model; /* borrowed */
     enum sl_prefetch mode;
     int32_t depth;              /* layers ahead, 0 .. PREDICTOR_DISTANCE_MAX */
-    enum predictor_state state; /* PREDICTOR_STREAMS or PREDICTOR_SHARED */
+    enum predictor_state state; /* PREDICTOR_INPUT with a GPU, else STREAMS or SHARED */
     bool always;                /* guess without asking whether it pays: for measurements */
     struct clock clock;
 };
@@ -67,8 +67,8 @@ void lookahead_layer(struct forward *forward, const struct forward_chunk *chunk,
                      const float *streams, const float *x, const float *shared);
 
 /* With a GPU, where of a layer's arrays only x [T, D], the input of its router, comes to RAM: keeps
- * what is needed of it, and learns from what was chosen; then guesses and records the next layer's
- * choice from what was kept (PREDICTOR_INPUT). */
+ * what is needed of it, and learns from what was chosen; then guesses and records what the
+ * next layers will choose from what was kept (PREDICTOR_INPUT). */
 void lookahead_remember(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                         const float *x);
 void lookahead_from_input(struct forward *forward, const struct forward_chunk *chunk, int32_t idx);

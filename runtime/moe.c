@@ -262,7 +262,5 @@ enum sl_status moe_forward(struct forward *forward, const struct forward_chunk *
                                              .missed = visit.missed,
                                              .start_ns = visit.start_ns,
                                              .wait_ns = visit.wait_ns});
-
-    moe_launch_combine(forward, chunk->tokens, out);
     return SL_OK;
 }

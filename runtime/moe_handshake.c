@@ -93,35 +93,49 @@ static enum sl_status await_choice(struct forward *forward, int32_t idx)
 
 /* ---- the GPU's side ---- */
 
-/* Runs the table at `first` of the two, which is in the GPU's memory. */
-static void launch_table(struct forward *forward, int32_t tokens, int32_t first, const float *x)
+/* Waits for `flag`, takes `pieces`, and runs the table at `first` of the two. */
+static void launch_table(struct forward *forward, int32_t tokens, int32_t first, const float *x,
+                         const uint32_t *flag, const struct gpu_piece *pieces, int32_t count)
 {
+    const struct fused_ops *fused = forward->ops->fused;
     struct workspace *ws = forward->workspace;
-    struct expert_ffn_args args = {.x = x,
-                                   .out = ws->routed,
-                                   .tasks = ws->tasks + first,
-                                   .layout = &forward->model->expert_layout,
-                                   .scratch = ws->expert_scratch,
-                                   .task_count = tokens * forward->model->config.experts_per_token,
-                                   .scratch_rows = tokens,
-                                   .limit = forward->model->config.swiglu_limit,
-                                   .round = forward->round};
-    forward->ops->expert_ffn(forward->stream, &args);
+    struct fused_experts_args args = {
+        .flag = flag,
+        .value = 1,
+        .pieces = pieces,
+        .piece_count = count,
+        .experts = {.x = x,
+                    .out = ws->routed,
+                    .tasks = ws->tasks + first,
+                    .layout = &forward->model->expert_layout,
+                    .scratch = ws->expert_scratch,
+                    .task_count = tokens * forward->model->config.experts_per_token,
+                    .scratch_rows = tokens,
+                    .limit = forward->model->config.swiglu_limit,
+                    .round = forward->round}};
+    if (fused && fused->experts(forward->stream, &args)) return;
+    forward->gpu->gpu_ops->take(forward->gpu, flag, args.value, pieces, count);
+    forward->ops->expert_ffn(forward->stream, &args.experts);
 }
 
-/* Choices and inputs to the host. */
-static void launch_publish(struct forward *forward, int32_t tokens, int32_t idx, const float *x)
+/* The router; choices and inputs to the host. */
+static void launch_route(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                         const float *x)
 {
-    const struct model_config *config = &forward->model->config;
-    struct workspace *ws = forward->workspace;
-    size_t pairs = (size_t)tokens * (size_t)config->experts_per_token;
-    size_t floats = (size_t)tokens * (size_t)config->hidden;
+    const struct fused_ops *fused = forward->ops->fused;
+    struct fused_route_args args = moe_route_args(forward, chunk, idx, x);
+    args.flag = flag_of(forward, MEETING_CHOSEN, idx);
+    args.value = 1;
+    if (fused && fused->route(forward->stream, &args)) return;
+    size_t pairs = (size_t)chunk->tokens * (size_t)args.router.top;
+    size_t floats = (size_t)chunk->tokens * (size_t)args.linear.weight.columns;
     const struct gpu_piece pieces[] = {
-        {ws->host_chosen, ws->chosen, sizeof *ws->chosen * pairs},
-        {ws->host_chosen_weights, ws->chosen_weights, sizeof *ws->chosen_weights * pairs},
-        {ws->host_x, x, sizeof *x * floats}};
-    forward->gpu->gpu_ops->publish(forward->gpu, pieces, SL_COUNT_OF(pieces),
-                                   flag_of(forward, MEETING_CHOSEN, idx), 1);
+        {args.host_chosen, args.router.chosen, sizeof *args.host_chosen * pairs},
+        {args.host_weights, args.router.weights, sizeof *args.host_weights * pairs},
+        {args.host_x, x, sizeof *x * floats}};
+    moe_launch_router(forward, chunk, idx, x);
+    forward->gpu->gpu_ops->publish(forward->gpu, pieces, SL_COUNT_OF(pieces), args.flag,
+                                   args.value);
 }
 
 void moe_handshake_launch(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
@@ -129,13 +143,11 @@ void moe_handshake_launch(struct forward *forward, const struct forward_chunk *c
 {
     const struct model_config *config = &forward->model->config;
     struct workspace *ws = forward->workspace;
-    struct gpu *gpu = forward->gpu;
     int32_t pairs = chunk->tokens * config->experts_per_token;
     int32_t pairs_max = ws->chunk_tokens * config->experts_per_token;
     size_t table_bytes = sizeof *ws->tasks * (size_t)pairs;
 
-    moe_launch_router(forward, chunk, idx, x);
-    launch_publish(forward, chunk->tokens, idx, x);
+    launch_route(forward, chunk, idx, x);
     moe_launch_shared(forward, idx, chunk->tokens, x, out);
 
     size_t row_bytes = sizeof *ws->gpu_rows * (size_t)pairs; /* of as many as may be used */
@@ -144,14 +156,14 @@ void moe_handshake_launch(struct forward *forward, const struct forward_chunk *c
         {ws->gpu_rows + pairs_max, ws->output_rows, row_bytes},
         {ws->gpu_rows + 2 * (size_t)pairs_max, ws->task_weights, row_bytes},
         {ws->tasks, ws->host_tasks, table_bytes}};
-    gpu->gpu_ops->take(gpu, flag_of(forward, MEETING_HITS, idx), 1, hits, SL_COUNT_OF(hits));
-    launch_table(forward, chunk->tokens, 0, x);
+    launch_table(forward, chunk->tokens, 0, x, flag_of(forward, MEETING_HITS, idx), hits,
+                 SL_COUNT_OF(hits));
 
     const struct gpu_piece late[] = {
         {ws->gather, ws->host_gather, sizeof *ws->gather * (size_t)pairs},
         {ws->tasks + pairs_max, ws->host_tasks + pairs_max, table_bytes}};
-    gpu->gpu_ops->take(gpu, flag_of(forward, MEETING_LATE, idx), 1, late, SL_COUNT_OF(late));
-    launch_table(forward, chunk->tokens, pairs_max, x);
+    launch_table(forward, chunk->tokens, pairs_max, x, flag_of(forward, MEETING_LATE, idx), late,
+                 SL_COUNT_OF(late));
 }
 
 void moe_handshake_combine(struct forward *forward, int32_t tokens, float *out)

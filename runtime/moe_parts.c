@@ -7,30 +7,40 @@
 
 /* ---- launches ---- */
 
-void moe_launch_router(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
-                       const float *x)
+struct fused_route_args moe_route_args(const struct forward *forward,
+                                       const struct forward_chunk *chunk, int32_t idx,
+                                       const float *x)
 {
     const struct model_config *config = &forward->model->config;
     const struct layer_weights *layer = &forward->weights->layers[idx];
-    struct workspace *ws = forward->workspace;
-    struct linear_args logits = {.x = x,
-                                 .weight = layer->router,
-                                 .out = ws->router_logits,
-                                 .tokens = chunk->tokens,
-                                 .groups = 1,
-                                 .bf16_input = forward->round};
-    forward->ops->linear(forward->stream, &logits);
-    struct router_args choose = {.logits = ws->router_logits,
-                                 .bias = layer->router_bias,
-                                 .token_experts = layer->token_experts,
-                                 .ids = forward->gpu ? chunk->gpu_ids : chunk->ids,
-                                 .chosen = ws->chosen,
-                                 .weights = ws->chosen_weights,
-                                 .tokens = chunk->tokens,
-                                 .experts = config->experts,
-                                 .top = config->experts_per_token,
-                                 .scale = config->route_scale};
-    forward->ops->router(forward->stream, &choose);
+    const struct workspace *ws = forward->workspace;
+    return (struct fused_route_args){.linear = {.x = x,
+                                                .weight = layer->router,
+                                                .out = ws->router_logits,
+                                                .tokens = chunk->tokens,
+                                                .groups = 1,
+                                                .bf16_input = forward->round},
+                                     .router = {.logits = ws->router_logits,
+                                                .bias = layer->router_bias,
+                                                .token_experts = layer->token_experts,
+                                                .ids = forward->gpu ? chunk->gpu_ids : chunk->ids,
+                                                .chosen = ws->chosen,
+                                                .weights = ws->chosen_weights,
+                                                .tokens = chunk->tokens,
+                                                .experts = config->experts,
+                                                .top = config->experts_per_token,
+                                                .scale = config->route_scale},
+                                     .host_x = ws->host_x,
+                                     .host_chosen = ws->host_chosen,
+                                     .host_weights = ws->host_chosen_weights};
+}
+
+void moe_launch_router(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
+                       const float *x)
+{
+    struct fused_route_args args = moe_route_args(forward, chunk, idx, x);
+    forward->ops->linear(forward->stream, &args.linear);
+    forward->ops->router(forward->stream, &args.router);
 }
 
 void moe_launch_fetch_rows(struct forward *forward, int32_t tokens, const float *x)
@@ -52,6 +62,15 @@ void moe_launch_fetch(struct forward *forward, int32_t tokens, const float *x)
                        sizeof *ws->chosen_weights * pairs);
 }
 
+static void launch_gated(struct forward *forward, const struct fused_gated_args *args)
+{
+    const struct fused_ops *fused = forward->ops->fused;
+    const struct linear_args both[] = {args->gate, args->up};
+    if (fused && fused->gated(forward->stream, args)) return;
+    forward_linears(forward, both, SL_COUNT_OF(both));
+    forward->ops->swiglu(forward->stream, &args->swiglu);
+}
+
 void moe_launch_shared(struct forward *forward, int32_t idx, int32_t tokens, const float *x,
                        float *out)
 {
@@ -64,18 +83,18 @@ void moe_launch_shared(struct forward *forward, int32_t idx, int32_t tokens, con
                                  .groups = 1,
                                  .quantise_input = forward->round,
                                  .round = forward->round};
-    struct linear_args both[] = {linear, linear};
-    both[1].weight = layer->shared_up;
-    both[1].out = ws->shared_up;
-    forward_linears(forward, both, SL_COUNT_OF(both));
-    struct swiglu_args swiglu = {.gate = ws->shared_gate,
-                                 .up = ws->shared_up,
-                                 .out = ws->shared_gate,
-                                 .tokens = tokens,
-                                 .width = forward->model->config.expert_width,
-                                 .limit = forward->model->config.swiglu_limit,
-                                 .round = forward->round};
-    forward->ops->swiglu(forward->stream, &swiglu);
+    struct fused_gated_args gated = {.gate = linear,
+                                     .up = linear,
+                                     .swiglu = {.gate = ws->shared_gate,
+                                                .up = ws->shared_up,
+                                                .out = ws->shared_gate,
+                                                .tokens = tokens,
+                                                .width = forward->model->config.expert_width,
+                                                .limit = forward->model->config.swiglu_limit,
+                                                .round = forward->round}};
+    gated.up.weight = layer->shared_up;
+    gated.up.out = ws->shared_up;
+    launch_gated(forward, &gated);
     linear.x = ws->shared_gate;
     linear.weight = layer->shared_down;
     linear.out = out;

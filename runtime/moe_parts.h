@@ -3,8 +3,14 @@
 #ifndef SLUICE_RUNTIME_MOE_PARTS_H
 #define SLUICE_RUNTIME_MOE_PARTS_H
 
+#include "kernels/fused.h"
 #include "runtime/forward.h"
 
+/* The router of layer `idx` on x [T, D], and where the host reads what comes of it; the flag is not
+ * set. */
+struct fused_route_args moe_route_args(const struct forward *forward,
+                                       const struct forward_chunk *chunk, int32_t idx,
+                                       const float *x);
 /* Router of layer `idx` on x [T, D]: workspace->chosen and chosen_weights. */
 void moe_launch_router(struct forward *forward, const struct forward_chunk *chunk, int32_t idx,
                        const float *x);

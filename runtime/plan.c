@@ -2,6 +2,7 @@
  *
  * Speeds come from short simulations of the offload engine on synthetic routing (offload facts,
  * section 3) and the arithmetic of its section 4; every assumption is printed with the figure. */
+#include "runtime/plan_machine.h"
 #include "runtime/plan_shape.h"
 #include "runtime/simulation.h"
 
@@ -45,7 +46,8 @@ struct advice {
 
 struct plan {
     struct plan_shape shape;
-    struct sl_machine machine;
+    struct plan_machine found;
+    struct sl_machine machine; /* found.machine */
     struct placement placement;
     double decode[BANDS], hits[BANDS], prefill[BANDS];
     struct advice advice[4];
@@ -64,6 +66,8 @@ void sl_machine_this(struct sl_machine *machine)
 {
     long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
     machine->gpu_bytes = 0;
+    machine->gpu_rate = machine->link_rate = machine->cpu_rate = machine->disk_rate =
+        machine->memory_rate = -1;
     if (pages > 0 && page_bytes > 0) machine->ram_bytes = (uint64_t)pages * (uint64_t)page_bytes;
 }
 
@@ -147,7 +151,7 @@ static enum sl_status decode_speed(const struct plan_shape *shape, const struct 
     simulation.hash_layers = shape->hash_layers;
     simulation.expert_bytes = shape->expert_bytes;
     simulation.dense_seconds = dense_seconds(shape, machine);
-    if (band == LOW) simulation.recall = 0;
+    if (band == LOW) simulation.recall[0] = simulation.recall[1] = 0;
     simulation.warm_tokens = PLAN_WARM;
     simulation.tokens = PLAN_TOKENS;
     SL_TRY(simulation_run(&simulation, &used, &result, error));
@@ -227,7 +231,21 @@ static const char *const assumptions[] = {
     "kept free: two layers of experts and 2.5 GiB on the GPU, 16 GiB of RAM",
 };
 
-static void print_text(FILE *out, const struct plan *plan)
+/* Where each rate comes from, when this machine's were asked for. */
+static void print_sources(FILE *out, const struct plan_machine *found)
+{
+    fprintf(out, "rates   ");
+    for (int32_t i = 0; i < PLAN_RATES; i++) {
+        bool unused = !found->machine.gpu_bytes && i != PLAN_CPU && i != PLAN_DISK;
+        if (unused) continue;
+        fprintf(out, " %s %s;", plan_rate_name((enum plan_rate)i),
+                plan_source_name(found->sources[i]));
+    }
+    fprintf(out, " profile %s\n", *found->profile ? found->profile : "none");
+    if (*found->notice) fprintf(out, "note     %s\n", found->notice);
+}
+
+static void print_text(FILE *out, const struct plan *plan, bool sources)
 {
     const struct placement *at = &plan->placement;
     const struct sl_machine *m = &plan->machine;
@@ -237,6 +255,7 @@ static void print_text(FILE *out, const struct plan *plan)
     fprintf(out, "machine  GPU %.0f GiB, RAM %.0f GiB; GB/s: link %.0f, CPU %.0f, disk %.1f\n",
             (double)m->gpu_bytes / GIB, (double)m->ram_bytes / GIB,
             m->gpu_bytes ? m->link_rate / GB : 0, m->cpu_rate / GB, m->disk_rate / GB);
+    if (sources) print_sources(out, &plan->found);
     fprintf(out, "fits     %s%s\n", at->fits ? "yes" : "no: ", at->why);
     if (m->gpu_bytes)
         fprintf(out, "on GPU   %6d experts, %6.1f GiB, and the always-read weights\n", (int)at->gpu,
@@ -272,6 +291,19 @@ static json_t *band_json(const double *band)
                      band[HIGH]);
 }
 
+static json_t *sources_json(const struct plan_machine *found)
+{
+    const struct sl_machine *m = &found->machine;
+    const double rates[PLAN_RATES] = {m->gpu_rate, m->link_rate, m->cpu_rate, m->disk_rate,
+                                      m->memory_rate};
+    json_t *all = json_object();
+    for (int32_t i = 0; i < PLAN_RATES; i++)
+        json_object_set_new(all, plan_rate_name((enum plan_rate)i),
+                            json_pack("{s:f, s:s}", "bytes_per_second", rates[i], "source",
+                                      plan_source_name(found->sources[i])));
+    return all;
+}
+
 static char *make_json(const struct plan *plan)
 {
     const struct placement *at = &plan->placement;
@@ -293,6 +325,9 @@ static char *make_json(const struct plan *plan)
         if (plan->machine.gpu_bytes)
             json_object_set_new(root, "prefill_tokens_per_second", band_json(plan->prefill));
     }
+    json_object_set_new(root, "rates", sources_json(&plan->found));
+    json_object_set_new(root, "machine_profile", json_string(plan->found.profile));
+    json_object_set_new(root, "notice", json_string(plan->found.notice));
     json_object_set_new(root, "what_would_help", advice);
     json_object_set_new(root, "assumed", assumed);
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
@@ -303,13 +338,14 @@ static char *make_json(const struct plan *plan)
 static enum sl_status make_plan(const struct sl_plan_options *options, struct plan *plan,
                                 struct sl_error *error)
 {
-    plan->machine = options->machine;
+    SL_TRY(plan_shape_read(options, &plan->shape, error));
+    SL_TRY(plan_machine_make(options, plan->shape.expert_bytes, &plan->found, error));
+    plan->machine = plan->found.machine;
     const struct sl_machine *m = &plan->machine;
     if (m->gpu_bytes > 0 ? m->gpu_rate <= 0 || m->link_rate <= 0 : m->cpu_rate <= 0)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
                             "nothing could compute: give the link's rate with a GPU, the CPU's "
                             "without");
-    SL_TRY(plan_shape_read(options, &plan->shape, error));
     place(&plan->shape, m, &plan->placement);
     if (!plan->placement.fits) return SL_OK;
     for (int32_t band = 0; band < BANDS; band++) {
@@ -331,7 +367,7 @@ enum sl_status sl_plan(const struct sl_plan_options *options, bool json, char **
     } else {
         FILE *out = open_memstream(report, &bytes);
         if (out) {
-            print_text(out, &plan);
+            print_text(out, &plan, options->this_machine);
             if (fclose(out) != 0) *report = NULL;
         }
     }

@@ -28,8 +28,8 @@ struct sl_simulation sl_simulation_default(void)
                                   .hash_layers = 3,
                                   .expert_bytes = 13369344,
                                   .dense_seconds = 4.3e-3,
-                                  .recall = 0.46,
-                                  .precision = 1 / 1.4,
+                                  .recall = {SIMULATE_RECALL_1, SIMULATE_RECALL_2},
+                                  .precision = {SIMULATE_PRECISION_1, SIMULATE_PRECISION_2},
                                   .hash_exact = true,
                                   .warm_tokens = 2000,
                                   .tokens = 4000,
@@ -111,8 +111,9 @@ static enum sl_status make_options(const struct sl_simulation *simulation,
         .timed = true,
         .inclusive = simulation->inclusive,
         .hash_exact = simulation->hash_exact,
-        .recall = simulation->recall,
-        .precision = simulation->precision,
+        .ahead = {{simulation->recall[0], simulation->precision[0]},
+                  {simulation->recall[1], simulation->precision[1]}},
+        .look_ns = SIMULATE_LOOK_NS,
         .policy = (enum residency_policy)policy,
         .dense_ns = simulation->dense_seconds * 1e9,
         .warm_tokens =
@@ -207,7 +208,10 @@ static void print_text(FILE *out, const struct sl_simulation *simulation,
             " wasted, %" PRIu64 " dropped\n",
             r->guesses.started, r->guesses.useful, r->guesses.late, r->guesses.wasted,
             r->guesses.dropped);
-    fprintf(out, "stalls      %.2f ms a token\n", r->stall_ns / tokens / 1e6);
+    fprintf(out, "stalls      %.2f ms a token:", r->stall_ns / tokens / 1e6);
+    for (int32_t i = 0; i < SIMULATE_LOST_COUNT; i++)
+        fprintf(out, " %s %.2f%s", simulate_lost_name((enum simulate_lost)i),
+                r->lost_ns[i] / tokens / 1e6, i + 1 < SIMULATE_LOST_COUNT ? "," : "\n");
     fprintf(out, "speed       %.1f tokens/s, a token in %.2f ms (median), %.2f ms (99 of 100)\n",
             r->tokens_per_second, r->token_p50_ns / 1e6, r->token_p99_ns / 1e6);
     fprintf(out, "bound       %.1f tokens/s at this hit rate, so %.2f of it;\n", r->bound,
@@ -241,6 +245,11 @@ static char *make_json(const struct sl_simulation *simulation, const struct simu
         "bound_by_layer", r->bound_by_layer, "guesses", "started", (json_int_t)r->guesses.started,
         "useful", (json_int_t)r->guesses.useful, "late", (json_int_t)r->guesses.late, "wasted",
         (json_int_t)r->guesses.wasted, "dropped", (json_int_t)r->guesses.dropped);
+    json_t *lost = json_object();
+    for (int32_t i = 0; i < SIMULATE_LOST_COUNT; i++)
+        json_object_set_new(lost, simulate_lost_name((enum simulate_lost)i),
+                            json_real(r->lost_ns[i] / 1e9));
+    if (root) json_object_set_new(root, "stall_seconds_by_cause", lost);
     char *text = NULL;
     if (root && more && json_object_update(root, more) == 0)
         text = json_dumps(root, JSON_INDENT(2));

@@ -366,9 +366,11 @@ struct sl_simulation {
     int32_t layers, experts, top, hash_layers; /* without a trace */
     uint64_t expert_bytes;                     /* 0: as the trace says */
     double dense_seconds;                      /* of a token, outside its experts */
-    double recall, precision; /* of guesses of a router one layer early; recall 0: none */
-    bool hash_exact;          /* prefetch of hash layers from the token id */
-    bool inclusive;           /* what the GPU holds stays in RAM as well */
+    /* Routers applied one layer early, and two: the share they find of what is missing (0: no
+     * guesses), and of the missing experts they name, the share that is right. */
+    double recall[2], precision[2];
+    bool hash_exact; /* prefetch of hash layers from the token id */
+    bool inclusive;  /* what the GPU holds stays in RAM as well */
     uint64_t warm_tokens, tokens;
     uint64_t seed;
 };
@@ -382,20 +384,25 @@ SL_API SL_MUST_USE enum sl_status sl_simulate(const struct sl_simulation *simula
                                               char **report, struct sl_error *error);
 
 struct sl_plan_options {
-    const char *model_dir; /* of config.json, no weights needed; NULL: by `shape` */
-    const char *shape;     /* "flash" or "pro" */
-    struct sl_machine machine;
-    uint64_t dense_bytes; /* weights that every token reads; 0: those of V4-Flash */
+    const char *model_dir;     /* of config.json, no weights needed; NULL: by `shape` */
+    const char *shape;         /* "flash" or "pro" */
+    struct sl_machine machine; /* a rate below 0 is not given: measured, or else assumed */
+    uint64_t dense_bytes;      /* weights that every token reads; 0: those of V4-Flash */
+    /* The plan is for the machine this runs on: rates not given are those that sl_bench_host kept
+     * in the file named (NULL: the usual one, "": none), if it measured this machine. */
+    bool this_machine;
+    const char *machine_profile;
 };
 
 /* V4-Flash on an H100 with 128 GiB RAM and one disk of 7 GB/s. */
 SL_API struct sl_plan_options sl_plan_options_default(void);
-/* Takes the RAM of the machine this runs on, and no GPU. */
+/* Takes the RAM of the machine this runs on, no GPU, and no rate as given. */
 SL_API void sl_machine_this(struct sl_machine *machine);
 
 /* Whether the model would fit, where its bytes would live, and how fast it would run, each figure
  * with what it assumes, as text or JSON. SL_ERR_UNSUPPORTED for a shape whose sizes are not
- * published. `*report` is the caller's to free. */
+ * published, or a profile named that is of another machine or stale; SL_ERR_FORMAT and
+ * SL_ERR_CHECKSUM: it is damaged. `*report` is the caller's to free. */
 SL_API SL_MUST_USE enum sl_status sl_plan(const struct sl_plan_options *options, bool json,
                                           char **report, struct sl_error *error);
 

@@ -13,9 +13,11 @@ struct golden_check {
     int32_t tokens_max;    /* longer sequences are left out */
     int32_t sequences_min; /* so many must have been run */
     size_t rows_min;       /* so many rows of logits must have been compared with exact numerics */
+    bool prompts_only;     /* nothing goes token by token */
 };
 
-/* Every sequence as one prompt and token by token, the MTP block too, on golden model `model`. */
+/* Every sequence as one prompt and, unless prompts_only, token by token; the MTP block too, on
+ * golden model `model`. */
 void golden_check_f32(const struct golden_check *check, const char *model);
 void golden_check_exact(const struct golden_check *check, const char *model);
 

@@ -36,7 +36,9 @@ static void check_line(const json_t *line, const char *bench)
     assert_true(json_is_integer(json_object_get(line, "n")));
     assert_true(number_of(line, "n") >= 1);
     assert_int_equal(number_of(line, "seed"), 5);
-    assert_true(number_of(line, "value") > 0);
+    /* Of what was lost, nothing is a finding as well. */
+    bool lost = strstr(json_string_value(json_object_get(line, "case")), "-lost-") != NULL;
+    assert_true(number_of(line, "value") > 0 || (lost && number_of(line, "value") == 0));
     assert_true(number_of(line, "value") == number_of(line, "p50"));
     assert_true(number_of(line, "p10") <= number_of(line, "p50"));
     assert_true(number_of(line, "p50") <= number_of(line, "p90"));
@@ -114,7 +116,7 @@ static void decisions_are_simulated_at_tiny_sizes(void **state)
     (void)state;
     check_lines(BENCH(directory, "residency", "--tokens", "16"), "residency", 60);
     check_lines(BENCH(directory, "dispatch", "--tokens", "16"), "dispatch", 91);
-    check_lines(BENCH(directory, "hosts", "--tokens", "16"), "hosts", 120);
+    check_lines(BENCH(directory, "hosts", "--tokens", "16"), "hosts", 380);
     check_lines(BENCH(directory, "cost", "--tokens", "16", "--rounds", "1"), "cost", 4);
     check_lines(BENCH(directory, "prefill-stream", "--tokens", "16"), "prefill-stream", 38);
     test_remove_tree(directory);

@@ -4,6 +4,7 @@
 #include "tests/support.h"
 #include "tests/support_program.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,6 +121,66 @@ static void figures_of_the_machine_are_used_or_refused(void **state)
     free(text), free(machine);
 }
 
+static const char *source_of(const json_t *plan, const char *rate)
+{
+    const json_t *entry = json_object_get(json_object_get(plan, "rates"), rate);
+    return json_string_value(json_object_get(entry, "source"));
+}
+
+static json_t *plan_json(struct program_outcome outcome)
+{
+    json_error_t error;
+    program_check_exit(&outcome, 0);
+    json_t *plan = json_loads(outcome.out, 0, &error);
+    if (!plan) fail_msg("%s in \"%s\"", error.text, outcome.out);
+    program_outcome_deinit(&outcome);
+    return plan;
+}
+
+#define PLAN(f, ...) PROGRAM(f, "plan", "--this-machine", "--ram", "20G", __VA_ARGS__)
+#define OWN(f)       "-m", (f)->model, "--dense", "1M"
+
+static void a_plan_for_this_machine_takes_its_figures(void **state)
+{
+    const struct fixture *f = *state;
+    char *machine = test_path(f->directory, "sluice/machine");
+    struct program_outcome measured =
+        PROGRAM(f, "bench", "host", "-m", f->model, "--seconds", "0.01", "--profile", machine);
+    program_check_exit(&measured, 0);
+    program_outcome_deinit(&measured);
+
+    json_t *plan = plan_json(PLAN(f, OWN(f), "--machine", machine, "--json"));
+    assert_string_equal(source_of(plan, "cpu"), "measured");
+    assert_string_equal(source_of(plan, "disk"), "measured");
+    assert_string_equal(source_of(plan, "link"), "assumed");
+    assert_non_null(strstr(json_string_value(json_object_get(plan, "machine_profile")), machine));
+    json_decref(plan);
+    plan = plan_json(PLAN(f, OWN(f), "--machine", machine, "--cpu", "9", "--json"));
+    assert_string_equal(source_of(plan, "cpu"), "given");
+    assert_string_equal(source_of(plan, "disk"), "measured");
+    json_decref(plan);
+    struct program_outcome text = PLAN(f, OWN(f), "--machine", machine);
+    program_check_exit(&text, 0);
+    assert_non_null(strstr(text.out, "rates    cpu measured; disk measured; profile "));
+    program_outcome_deinit(&text);
+
+    /* Another size of expert: refused when named, left out with the reason when found. */
+    check_failure(PLAN(f, "--machine", machine), 1, "another expert");
+    assert_int_equal(setenv("XDG_CACHE_HOME", f->directory, 1), 0);
+    plan = plan_json(PLAN(f, "--json"));
+    assert_string_equal(source_of(plan, "cpu"), "assumed");
+    assert_non_null(strstr(json_string_value(json_object_get(plan, "notice")), "another expert"));
+    json_decref(plan);
+    plan = plan_json(PLAN(f, "--machine", "none", "--json"));
+    assert_string_equal(json_string_value(json_object_get(plan, "notice")), "");
+    json_decref(plan);
+    assert_int_equal(unsetenv("XDG_CACHE_HOME"), 0);
+    test_write_file(machine, "fast\n", 5);
+    check_failure(PLAN(f, OWN(f), "--machine", machine), 1, "is no machine profile: line 1");
+    check_failure(PROGRAM(f, "plan", "--machine", machine), 2, "goes with --this-machine");
+    free(machine);
+}
+
 static void layers_are_listed(void **state)
 {
     const struct fixture *f = *state;
@@ -156,6 +217,7 @@ int main(void)
         cmocka_unit_test(every_policy_answers_the_same),
         cmocka_unit_test(a_profile_is_kept_and_read_again),
         cmocka_unit_test(figures_of_the_machine_are_used_or_refused),
+        cmocka_unit_test(a_plan_for_this_machine_takes_its_figures),
         cmocka_unit_test(layers_are_listed),
     };
     return cmocka_run_group_tests(tests, make_fixture, remove_fixture);

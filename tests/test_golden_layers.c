@@ -7,6 +7,7 @@
 #include "runtime/attention_layer.h"
 #include "runtime/engine.h"
 #include "runtime/moe.h"
+#include "runtime/moe_parts.h"
 #include "tests/support.h"
 #include "tests/support_golden.h"
 
@@ -205,6 +206,7 @@ static void check_moe(struct fixture *f, int32_t layer)
         ids[row] = f->sequence->ids[position_of(f, mtp, row) + mtp];
     struct forward_chunk chunk = {.cache = f->cache, .ids = ids, .tokens = (int32_t)input.rows};
     assert_int_equal(moe_forward(f->forward, &chunk, layer, ws->streams, input.data, ws->y), SL_OK);
+    moe_launch_combine(f->forward, chunk.tokens, ws->y);
     f->worst->moe =
         fmax(f->worst->moe, relative_rms(ws->y, output.data, output.rows * output.width));
     f->worst->compared++;

@@ -42,7 +42,6 @@ static struct simulate_options make_options(void)
                                        .dense_ns = LAYERS * 1e5,
                                        .warm_tokens = 500,
                                        .tokens = 1500,
-                                       .precision = 1,
                                        .seed = 1};
     const struct rates_machine machine = {2e12, 52e9, 150e9, 7e9, 178e9};
     rates_profile_make(&options.profile, BYTES, &machine);
@@ -126,8 +125,7 @@ static void test_books_balance(void **state)
         options.inclusive = way & 1;
         options.hash_layers = way & 2 ? 1 : 0;
         options.hash_exact = way & 2;
-        options.recall = way & 4 ? 0.5 : 0;
-        options.precision = 0.7;
+        options.ahead[0] = (struct simulate_ahead){way & 4 ? 0.5 : 0, 0.7};
         if (way & 8) options.host_slots /= 3; /* some on disk */
         struct simulate_result r = run(&options, "stress");
         assert_int_equal(r.tokens, 1500);
@@ -141,9 +139,17 @@ static void test_books_balance(void **state)
                                            r.choices[DISPATCH_READ_STREAM] == 0) ||
                     r.from_disk > 0);
         if (!(way & 9)) assert_int_equal(r.from_disk + r.bytes_disk, 0); /* nothing is lost */
-        if (options.recall <= 0 && !options.hash_exact) assert_int_equal(r.guesses.started, 0);
+        if (options.ahead[0].recall <= 0 && !options.hash_exact)
+            assert_int_equal(r.guesses.started, 0);
         assert_true(r.token_p50_ns <= r.token_p99_ns && r.token_p50_ns >= options.dense_ns);
         assert_true(r.tokens_per_second > 0 && r.stall_ns < r.total_ns);
+        double lost = 0;
+        for (int32_t i = 0; i < SIMULATE_LOST_COUNT; i++) {
+            assert_true(r.lost_ns[i] >= 0);
+            lost += r.lost_ns[i];
+        }
+        assert_true(fabs(lost - r.stall_ns) <= 1e-6 * r.stall_ns);
+        assert_true((r.lost_ns[SIMULATE_LOST_DISK] > 0) == (r.from_disk > 0));
     }
 }
 
@@ -179,10 +185,31 @@ static void test_prefetch_hides_what_the_link_has_time_for(void **state)
     rates_profile_make(&options.profile, BYTES, &no_cpu);
     options.dense_ns = LAYERS * 2e6; /* ample */
     struct simulate_result without = run(&options, "stress");
-    options.recall = options.precision = 1;
+    options.ahead[0] = (struct simulate_ahead){1, 1};
     struct simulate_result with = run(&options, "stress");
     assert_true(with.stall_ns < 0.5 * without.stall_ns);
     assert_true(with.guesses.useful > 10 * with.guesses.wasted);
+}
+
+static void what_comes_too_late_from_one_layer_ahead_is_there_from_two(void **state)
+{
+    (void)state;
+    struct simulate_options options = make_options();
+    options.dense_ns = LAYERS * 1.5e5; /* a copy takes 2.6e5 */
+    struct simulate_result none = run(&options, "stress");
+    options.ahead[0] = (struct simulate_ahead){1, 0.9};
+    struct simulate_result one = run(&options, "stress");
+    options.ahead[1] = (struct simulate_ahead){1, 0.9};
+    struct simulate_result two = run(&options, "stress");
+    assert_true(two.device_hits > one.device_hits && one.stall_ns < none.stall_ns);
+    assert_true(two.guesses.useful > 1000 + one.guesses.useful);
+    assert_true(two.stall_ns < 0.9 * one.stall_ns);
+    options.ahead[1].recall = 0.5;
+    struct simulate_result some = run(&options, "stress");
+    assert_true(some.stall_ns > two.stall_ns && some.stall_ns < one.stall_ns);
+    options.look_ns = 1e5; /* known too late */
+    struct simulate_result slow = run(&options, "stress");
+    assert_true(slow.guesses.useful < some.guesses.useful);
 }
 
 static bool three_tokens(void *context, int32_t *token_id, uint16_t *chosen)
@@ -206,6 +233,9 @@ static void test_ends_and_refusals(void **state)
     left = 3;
     assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_OK);
     assert_int_equal(result.tokens, 2);
+    options.ahead[1] = (struct simulate_ahead){0.5, 0};
+    assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_ERR_ARGUMENT);
+    options = make_options();
     options.device_slots = TOP - 1;
     assert_int_equal(simulate_run(&options, three_tokens, &left, &result, &error), SL_ERR_ARGUMENT);
     options = make_options();
@@ -249,6 +279,7 @@ int main(void)
         cmocka_unit_test(test_books_balance),
         cmocka_unit_test(test_better_machines_are_faster),
         cmocka_unit_test(test_prefetch_hides_what_the_link_has_time_for),
+        cmocka_unit_test(what_comes_too_late_from_one_layer_ahead_is_there_from_two),
         cmocka_unit_test(test_ends_and_refusals),
         cmocka_unit_test(no_schedule_beats_the_bounds),
     };

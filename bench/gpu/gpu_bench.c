@@ -151,22 +151,24 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
                           bytes > 0 ? bench->copy_rate : 0);
 }
 
-void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
-                             double bytes, gpu_bench_launch *launch, void *context)
+double gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                               double bytes, gpu_bench_launch *launch, void *context)
 {
     double samples[GPU_BENCH_SAMPLES_MAX];
     int32_t repeats = bench->repeats;
+    if (bench->failures > 0) return 0;
     double matrix_rate = gpu_bench_matrix_rate(bench);
-    if (bench->failures > 0) return;
+    if (bench->failures > 0) return 0;
     bool computes = operations / matrix_rate / 1000 > bytes / bench->copy_rate;
+    double work = computes ? operations / 1000 : bytes;
     bench->repeats = bench->tiny ? 1 : CHUNK_REPEATS;
     bool good = gpu_bench_sample(bench, launch, context, samples);
     bench->repeats = repeats;
-    if (!good) return;
+    if (!good) return 0;
     for (int32_t i = 0; i < bench->rounds; i++)
-        samples[i] = computes ? operations / samples[i] / 1000 : bytes / samples[i];
-    (void)gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
-                          computes ? matrix_rate : bench->copy_rate);
+        samples[i] = work / samples[i];
+    return work / gpu_bench_print(bench, name, computes ? "TFLOP/s" : "GB/s", samples,
+                                  computes ? matrix_rate : bench->copy_rate);
 }
 
 static void copy_pool(struct gpu_bench *bench, void *context, int32_t repeat)
@@ -211,7 +213,7 @@ static const struct {
     {"linear", gpu_bench_linear},       {"experts", gpu_bench_experts},
     {"layers", gpu_bench_layers},       {"copies", gpu_bench_copies},
     {"attention", gpu_bench_attention}, {"prefill", gpu_bench_prefill},
-    {"dense", gpu_bench_dense},
+    {"dense", gpu_bench_dense},         {"turns", gpu_bench_turns},
 };
 
 /* Those of that name, or all. */
@@ -240,7 +242,7 @@ int main(int argc, char **argv)
     if (argc > 3 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX || (part && !is_part(part))) {
         fprintf(stderr,
                 "usage: sluice-bench-gpu [ROUNDS [PART]]   (1 to %d; linear, experts, "
-                "layers, copies, attention, prefill or dense)\n",
+                "layers, copies, attention, prefill, dense or turns)\n",
                 GPU_BENCH_SAMPLES_MAX);
         return 2;
     }

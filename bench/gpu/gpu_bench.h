@@ -48,9 +48,10 @@ void gpu_bench_measure(struct gpu_bench *bench, const char *name, double bytes,
  * not to be had, what bench/prefill.md assumes, which is said once. 0 after a failure. */
 double gpu_bench_matrix_rate(struct gpu_bench *bench);
 /* As gpu_bench_measure for a chunk of a prompt, in the unit of what binds it: TFLOP/s of
- * `operations` beside the rate of bf16 products, or GB/s of `bytes` beside the copy rate. */
-void gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
-                             double bytes, gpu_bench_launch *launch, void *context);
+ * `operations` beside the rate of bf16 products, or GB/s of `bytes` beside the copy rate. Returns
+ * nanoseconds a launch, 0 after a failure. */
+double gpu_bench_measure_bound(struct gpu_bench *bench, const char *name, double operations,
+                               double bytes, gpu_bench_launch *launch, void *context);
 /* Device memory of numbers from -1 to 1, as gpu_bench_put. */
 float *gpu_bench_put_floats(struct gpu_bench *bench, size_t count);
 
@@ -77,6 +78,7 @@ void gpu_bench_experts(struct gpu_bench *bench);
 void gpu_bench_attention(struct gpu_bench *bench);
 void gpu_bench_prefill(struct gpu_bench *bench);
 void gpu_bench_dense(struct gpu_bench *bench);
+void gpu_bench_turns(struct gpu_bench *bench);
 void gpu_bench_linear(struct gpu_bench *bench);
 void gpu_bench_layers(struct gpu_bench *bench);
 void gpu_bench_copies(struct gpu_bench *bench);

@@ -1,19 +1,9 @@
-/* Layers of the model's shape, launch by launch as a pass of decode would, and a whole decode step:
- * what an op costs among the others, launches and meetings included.
- *
- * Weights are the pool's, other ones for every layer and repeat; activations are zeros, which costs
- * the same time as any other number. Every expert is resident. Bytes are the weights and the cached
- * rows that are read. */
+/* Layers of the model's shape and a decode step of them, launch by launch as a pass would. */
 #include "bench/gpu/gpu_layer.h"
 #include "kernels/fused.h"
 
 #define WINDOW  128
 #define EPSILON 1e-6f
-
-static const struct layer_sizes flash = {4096, 4,  64,  512, 64,  1024, 8,
-                                         1024, 64, 128, 512, 256, 2048, 129280};
-static const struct layer_sizes small = {256, 4, 8,   512, 64, 128, 2,
-                                         128, 4, 128, 512, 16, 128, 256};
 
 static const uint8_t *fresh(struct layer_pass *pass, size_t bytes)
 {
@@ -125,7 +115,7 @@ static void read_streams(struct layer_pass *pass)
 }
 
 /* Between two sublayers; after the experts with their rows. */
-static void turn(struct layer_pass *pass, bool with_experts)
+void layer_pass_turn(struct layer_pass *pass, bool with_experts)
 {
     const struct layer_sizes *s = &pass->sizes;
     const struct fused_ops *fused = pass->bench->gpu->ops->fused;
@@ -149,16 +139,6 @@ static void turn(struct layer_pass *pass, bool with_experts)
         .gather = pass->gather,
         .top = LAYER_TOP};
     SL_ASSERT(fused && fused->turn(pass->bench->gpu->stream, &args));
-}
-
-static void turn_after_attention(struct layer_pass *pass)
-{
-    turn(pass, false);
-}
-
-static void turn_after_experts(struct layer_pass *pass)
-{
-    turn(pass, true);
 }
 
 static struct kv_compress_args compress_args(struct layer_pass *pass, int32_t ratio, int32_t width,
@@ -190,21 +170,24 @@ static struct kv_compress_args compress_args(struct layer_pass *pass, int32_t ra
 static void choose_rows(struct layer_pass *pass, const uint8_t *rows, struct row_format format)
 {
     const struct layer_sizes *s = &pass->sizes;
-    struct indexer_args args = {.queries = pass->index_queries,
-                                .weights = pass->index_weights,
-                                .rows = rows,
-                                .positions = pass->positions,
-                                .scores = pass->scores,
-                                .selected = pass->selected,
-                                .format = format,
-                                .tokens = pass->tokens,
-                                .heads = s->index_heads,
-                                .width = s->index_width,
-                                .ratio = 4,
-                                .top = s->top_rows,
-                                .rows_max = pass->context / 4,
-                                .round = true};
-    if (runs(pass)) pass->bench->gpu->ops->indexer(pass->bench->gpu->stream, &args);
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    struct fused_indexer_args args = {
+        .rope = rope_args(pass, pass->index_queries, s->index_heads, s->index_width),
+        .indexer = {.queries = pass->index_queries,
+                    .weights = pass->index_weights,
+                    .rows = rows,
+                    .positions = pass->positions,
+                    .scores = pass->scores,
+                    .selected = pass->selected,
+                    .format = format,
+                    .tokens = pass->tokens,
+                    .heads = s->index_heads,
+                    .width = s->index_width,
+                    .ratio = 4,
+                    .top = s->top_rows,
+                    .rows_max = pass->context / 4,
+                    .round = true}};
+    if (runs(pass)) SL_ASSERT(fused->indexer(pass->bench->gpu->stream, &args));
 }
 
 /* All products of the layer's input. */
@@ -227,11 +210,10 @@ static void project(struct layer_pass *pass, int32_t ratio)
     products(pass, of_x, count);
 }
 
-/* Products of the query rank vector, normed and rotated. */
+/* Products of the query rank vector. */
 static void make_queries(struct layer_pass *pass, int32_t ratio)
 {
     const struct layer_sizes *s = &pass->sizes;
-    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
     struct linear_args items[2];
     int32_t count = 0;
     items[count++] = product_args(pass, MATRIX_FP8, s->heads * s->width, s->query_rank, pass->query,
@@ -240,12 +222,6 @@ static void make_queries(struct layer_pass *pass, int32_t ratio)
         items[count++] = product_args(pass, MATRIX_FP8, s->index_heads * s->index_width,
                                       s->query_rank, pass->query, pass->index_queries);
     products(pass, items, count);
-    struct fused_queries_args args = {
-        .heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true},
-        .rope = rope_args(pass, pass->heads, s->heads, s->width)};
-    if (ratio == 4)
-        args.index = rope_args(pass, pass->index_queries, s->index_heads, s->index_width);
-    if (runs(pass)) SL_ASSERT(fused->queries(pass->bench->gpu->stream, &args));
 }
 
 /* What the window and the compressed rows get. */
@@ -265,8 +241,7 @@ static void append_rows(struct layer_pass *pass, const struct kv_store_args *sto
 static void attend(struct layer_pass *pass, int32_t ratio)
 {
     const struct layer_sizes *s = &pass->sizes;
-    const struct ops *ops = pass->bench->gpu->ops;
-    struct stream *stream = pass->bench->gpu->stream;
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
     struct row_format format = {ROW_KV, s->width - s->rotary, s->rotary};
     size_t row_bytes = row_format_bytes(&format);
     int32_t visible = ratio ? pass->context / ratio : 0;
@@ -295,139 +270,115 @@ static void attend(struct layer_pass *pass, int32_t ratio)
     make_queries(pass, ratio);
     if (ratio == 4) choose_rows(pass, keys, key_format);
     pass->bytes += (double)row_bytes * (ratio == 4 ? min_i32(s->top_rows, visible) : visible);
-    struct attention_args args = {.queries = pass->heads,
-                                  .positions = pass->positions,
-                                  .window_rows = window,
-                                  .rows = ratio ? rows : NULL,
-                                  .selected = ratio == 4 ? pass->selected : NULL,
-                                  .sink = pass->frequencies,
-                                  .out = pass->attended,
-                                  .format = format,
-                                  .tokens = pass->tokens,
-                                  .heads = s->heads,
-                                  .width = s->width,
-                                  .window = WINDOW,
-                                  .window_capacity = WINDOW + LAYER_TOKENS_MAX,
-                                  .ratio = ratio,
-                                  .top = ratio == 4 ? s->top_rows : 0,
-                                  .scale = 0.0441941738f,
-                                  .round = true};
-    if (runs(pass)) ops->attention(stream, &args);
-    struct rope_args back = rope_args(pass, pass->attended, s->heads, s->width);
-    back.inverse = true;
-    if (runs(pass)) ops->rope(stream, &back);
+    struct fused_attention_args args = {
+        .heads = {pass->heads, pass->tokens * s->heads, s->width, EPSILON, true},
+        .rope = rope_args(pass, pass->heads, s->heads, s->width),
+        .back = rope_args(pass, pass->attended, s->heads, s->width),
+        .attention = {.queries = pass->heads,
+                      .positions = pass->positions,
+                      .window_rows = window,
+                      .rows = ratio ? rows : NULL,
+                      .selected = ratio == 4 ? pass->selected : NULL,
+                      .sink = pass->frequencies,
+                      .out = pass->attended,
+                      .format = format,
+                      .tokens = pass->tokens,
+                      .heads = s->heads,
+                      .width = s->width,
+                      .window = WINDOW,
+                      .window_capacity = WINDOW + LAYER_TOKENS_MAX,
+                      .ratio = ratio,
+                      .top = ratio == 4 ? s->top_rows : 0,
+                      .scale = 0.0441941738f,
+                      .round = true}};
+    args.back.inverse = true;
+    if (runs(pass)) SL_ASSERT(fused->attention(pass->bench->gpu->stream, &args));
     product(pass, MATRIX_FP8, s->groups * s->out_rank, s->heads * s->width, pass->attended,
             pass->up);
     product(pass, MATRIX_FP8, s->hidden, s->groups * s->out_rank, pass->up, pass->x);
 }
 
-static void route(struct layer_pass *pass)
+/* The host's side of a meeting is over before it begins: what is left is the GPU's. */
+void layer_pass_route(struct layer_pass *pass)
 {
     const struct layer_sizes *s = &pass->sizes;
-    product(pass, MATRIX_BF16, s->experts, s->hidden, pass->x, pass->logits);
-    struct router_args router = {.logits = pass->logits,
-                                 .bias = pass->scores,
-                                 .chosen = pass->chosen,
-                                 .weights = pass->weights,
-                                 .tokens = pass->tokens,
-                                 .experts = s->experts,
-                                 .top = LAYER_TOP,
-                                 .scale = 1.5f};
-    if (runs(pass)) pass->bench->gpu->ops->router(pass->bench->gpu->stream, &router);
+    struct fused_route_args args = {
+        .linear = product_args(pass, MATRIX_BF16, s->experts, s->hidden, pass->x, pass->logits),
+        .router = {.logits = pass->logits,
+                   .bias = pass->scores,
+                   .chosen = pass->chosen,
+                   .weights = pass->weights,
+                   .tokens = pass->tokens,
+                   .experts = s->experts,
+                   .top = LAYER_TOP,
+                   .scale = 1.5f},
+        .host_x = pass->host_x,
+        .host_chosen = pass->host_words,
+        .host_weights = (float *)(void *)(pass->host_words + LAYER_PAIRS_MAX),
+        .flag = &pass->flags[0],
+        .value = 1};
+    if (runs(pass)) SL_ASSERT(pass->bench->gpu->ops->fused->route(pass->bench->gpu->stream, &args));
 }
 
-/* The host's side of a meeting is over before it begins: what is left is the GPU's. */
-static void publish(struct layer_pass *pass)
+/* The table is there before, and as many bytes come out of mapped memory as with one that is not:
+ * `words` a choice beside its task. */
+static void run_experts(struct layer_pass *pass, const struct expert_task *tasks, size_t words)
 {
-    struct gpu *gpu = pass->bench->gpu;
     size_t pairs = (size_t)(pass->tokens * LAYER_TOP);
     const struct gpu_piece pieces[] = {
-        {pass->host_pairs, pass->chosen, 4 * pairs},
-        {pass->host_pairs + LAYER_PAIRS_MAX, pass->weights, 4 * pairs},
-        {pass->host_x, pass->x, 4 * (size_t)pass->tokens * (size_t)pass->sizes.hidden}};
-    if (runs(pass)) gpu->gpu_ops->publish(gpu, pieces, SL_COUNT_OF(pieces), &pass->flags[0], 1);
-}
-
-static void take(struct layer_pass *pass)
-{
-    struct gpu *gpu = pass->bench->gpu;
-    size_t pairs = (size_t)(pass->tokens * LAYER_TOP);
-    const struct gpu_piece pieces[] = {
-        {pass->taken, pass->host_pairs, 4 * pairs},
-        {pass->taken + LAYER_PAIRS_MAX, pass->host_pairs, 4 * pairs}};
-    if (runs(pass)) gpu->gpu_ops->take(gpu, &pass->flags[1], 1, pieces, SL_COUNT_OF(pieces));
+        {pass->taken, pass->host_words, 4 * pairs * words},
+        {pass->taken + pairs * words, pass->host_words, sizeof *tasks * pairs}};
+    struct fused_experts_args args = {.flag = &pass->flags[1],
+                                      .value = 1,
+                                      .pieces = pieces,
+                                      .piece_count = SL_COUNT_OF(pieces),
+                                      .experts = {.x = pass->x,
+                                                  .out = pass->routed,
+                                                  .tasks = tasks,
+                                                  .layout = &pass->layout,
+                                                  .task_count = pass->tokens * LAYER_TOP,
+                                                  .scratch_rows = pass->tokens,
+                                                  .limit = 10.0f,
+                                                  .round = true}};
+    if (runs(pass))
+        SL_ASSERT(pass->bench->gpu->ops->fused->experts(pass->bench->gpu->stream, &args));
 }
 
 static void mixture(struct layer_pass *pass)
 {
     const struct layer_sizes *s = &pass->sizes;
-    const struct ops *ops = pass->bench->gpu->ops;
-    struct stream *stream = pass->bench->gpu->stream;
-    route(pass);
-    publish(pass);
-    struct linear_args both[] = {
-        product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->shared),
-        product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->up)};
-    products(pass, both, SL_COUNT_OF(both));
-    struct swiglu_args swiglu = {pass->shared,    pass->up, pass->shared, pass->tokens,
-                                 s->expert_width, 10.0f,    true};
-    if (runs(pass)) ops->swiglu(stream, &swiglu);
+    const struct fused_ops *fused = pass->bench->gpu->ops->fused;
+    layer_pass_route(pass);
+    struct fused_gated_args gated = {
+        .gate = product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->shared),
+        .up = product_args(pass, MATRIX_FP8, s->expert_width, s->hidden, pass->x, pass->up),
+        .swiglu = {pass->shared, pass->up, pass->shared, pass->tokens, s->expert_width, 10.0f,
+                   true}};
+    if (runs(pass)) SL_ASSERT(fused->gated(pass->bench->gpu->stream, &gated));
     product(pass, MATRIX_FP8, s->hidden, s->expert_width, pass->shared, pass->x);
-    struct expert_ffn_args experts = {
-        .x = pass->x,
-        .out = pass->routed,
-        .tasks = pass->tasks + (size_t)(pass->layer++ % LAYER_TABLES) * LAYER_PAIRS_MAX,
-        .layout = &pass->layout,
-        .task_count = pass->tokens * LAYER_TOP,
-        .scratch_rows = pass->tokens,
-        .limit = 10.0f,
-        .round = true};
-    take(pass);
-    if (runs(pass)) ops->expert_ffn(stream, &experts);
+    run_experts(pass, pass->tasks + (size_t)(pass->layer++ % LAYER_TABLES) * LAYER_PAIRS_MAX, 3);
     pass->bytes += (double)pass->task_count * (double)pass->layout.slot_bytes;
-    take(pass);
-    experts.tasks = pass->no_tasks;
-    if (runs(pass)) ops->expert_ffn(stream, &experts);
+    run_experts(pass, pass->no_tasks, 1);
 }
 
-static void layer(struct layer_pass *pass, int32_t ratio)
+void layer_pass_layer(struct layer_pass *pass, int32_t ratio)
 {
     attend(pass, ratio);
-    turn(pass, false);
+    layer_pass_turn(pass, false);
     mixture(pass);
-    turn(pass, true);
+    layer_pass_turn(pass, true);
 }
 
-/* A part of a layer; pass->part says which. */
-static void launch_part(struct gpu_bench *bench, void *context, int32_t repeat)
+int32_t layer_pass_layers(const struct gpu_bench *bench)
 {
-    struct layer_pass *pass = context;
-    (void)bench, (void)repeat;
-    pass->part(pass);
+    return bench->tiny ? 4 : LAYER_TABLES;
 }
 
-/* An op of a layer alone, as pass->only says. */
-static void launch_one(struct gpu_bench *bench, void *context, int32_t repeat)
+/* Layers in the order of compress_ratios, and the head. */
+void layer_pass_step(struct layer_pass *pass)
 {
-    struct layer_pass *pass = context;
-    (void)bench, (void)repeat;
-    pass->op = 0;
-    layer(pass, pass->ratio);
-}
-
-static void launch_layer(struct gpu_bench *bench, void *context, int32_t repeat)
-{
-    struct layer_pass *pass = context;
-    (void)bench, (void)repeat;
-    layer(pass, pass->ratio);
-}
-
-/* 43 layers in the order of compress_ratios, and the head. */
-static void launch_step(struct gpu_bench *bench, void *context, int32_t repeat)
-{
-    struct layer_pass *pass = context;
+    const struct gpu_bench *bench = pass->bench;
     const struct layer_sizes *s = &pass->sizes;
-    (void)repeat;
     struct embed_args embed = {
         .ids = pass->ids,
         .table = {fresh(pass, (size_t)s->hidden * 2), NULL, MATRIX_BF16, 1, s->hidden},
@@ -436,8 +387,8 @@ static void launch_step(struct gpu_bench *bench, void *context, int32_t repeat)
         .streams = s->streams};
     bench->gpu->ops->embed(bench->gpu->stream, &embed);
     read_streams(pass);
-    for (int32_t l = 0; l < (bench->tiny ? 4 : 43); l++)
-        layer(pass, l < 2 ? 0 : l % 2 ? 128 : 4);
+    for (int32_t l = 0; l < layer_pass_layers(bench); l++)
+        layer_pass_layer(pass, l < 2 ? 0 : l % 2 ? 128 : 4);
     product(pass, MATRIX_F32, s->streams, s->streams * s->hidden, pass->streams, pass->mix);
     struct hyper_head_args head = {.streams = pass->streams,
                                    .mix = pass->mix,
@@ -453,129 +404,4 @@ static void launch_step(struct gpu_bench *bench, void *context, int32_t repeat)
     bench->gpu->ops->hyper_head(bench->gpu->stream, &head);
     norm(pass, pass->x, s->hidden);
     product(pass, MATRIX_BF16, s->vocabulary, s->hidden, pass->x, pass->logits);
-}
-
-/* Launches once, unmeasured, for the bytes of a launch, and then measures: GB/s and microseconds.
- */
-static void measure(struct layer_pass *pass, const char *what, gpu_bench_launch *launch)
-{
-    char name[96];
-    struct sl_error error;
-    snprintf(name, sizeof name, "%s, %d tokens at %d", what, (int)pass->tokens, (int)pass->context);
-    pass->bytes = 0;
-    launch(pass->bench, pass, 0);
-    double bytes = pass->bytes;
-    if (pass->bench->gpu->gpu_ops->sync(pass->bench->gpu, &error) != SL_OK) {
-        fprintf(stderr, "sluice-bench-gpu: %s: %s\n", name, error.message);
-        pass->bench->failures++;
-        return;
-    }
-    if (bytes > 0) gpu_bench_measure(pass->bench, name, bytes, launch, pass);
-    gpu_bench_measure(pass->bench, name, 0, launch, pass);
-}
-
-/* A layer's ops, each repeated by itself: the sum of their times. */
-static void measure_alone(struct layer_pass *pass, const char *what)
-{
-    struct gpu_bench *bench = pass->bench;
-    double sums[GPU_BENCH_SAMPLES_MAX] = {0};
-    char name[96];
-    pass->only = INT32_MAX;
-    pass->op = 0;
-    launch_layer(bench, pass, 0);
-    int32_t ops = pass->op;
-    for (pass->only = 0; pass->only < ops; pass->only++) {
-        double samples[GPU_BENCH_SAMPLES_MAX];
-        if (!gpu_bench_sample(bench, launch_one, pass, samples)) break;
-        for (int32_t i = 0; i < bench->rounds; i++)
-            sums[i] += samples[i] / 1000;
-    }
-    pass->only = -1;
-    if (bench->failures > 0) return;
-    snprintf(name, sizeof name, "%s, %d ops each alone, %d tokens at %d", what, (int)ops,
-             (int)pass->tokens, (int)pass->context);
-    (void)gpu_bench_print(bench, name, "us", sums, 0);
-}
-
-/* As many launches as a step has, of a kernel that does nothing. */
-static void launch_nothing(struct gpu_bench *bench, void *context, int32_t repeat)
-{
-    struct layer_pass *pass = context;
-    struct gather_rows_args args = {pass->routed, pass->gather, pass->routed, 1, 1};
-    (void)repeat;
-    for (uint64_t i = 0; i < pass->launches; i++)
-        bench->gpu->ops->gather_rows(bench->gpu->stream, &args);
-}
-
-/* A step as it is, and of its launches alone; both again without chaining them. */
-static void measure_step(struct layer_pass *pass)
-{
-    struct gpu_bench *bench = pass->bench;
-    struct stream *stream = bench->gpu->stream;
-    int32_t repeats = bench->repeats;
-    char name[96];
-    bench->repeats = 1;
-    uint64_t before = cuda_stream_launches(stream);
-    launch_step(bench, pass, 0);
-    pass->launches = cuda_stream_launches(stream) - before;
-    bool chains = cuda_stream_chain(stream, false);
-    for (int chained = 0; chained < (chains ? 2 : 1); chained++) {
-        (void)cuda_stream_chain(stream, chained);
-        const char *how = chained ? "chained" : "one after another";
-        snprintf(name, sizeof name, "decode step, %llu launches %s",
-                 (unsigned long long)pass->launches, how);
-        measure(pass, name, launch_step);
-        snprintf(name, sizeof name, "%llu empty launches %s", (unsigned long long)pass->launches,
-                 how);
-        pass->bytes = 0;
-        gpu_bench_measure(bench, name, 0, launch_nothing, pass);
-    }
-    bench->repeats = repeats;
-}
-
-static void measure_part(struct layer_pass *pass, const char *what,
-                         void (*part)(struct layer_pass *))
-{
-    pass->part = part;
-    measure(pass, what, launch_part);
-}
-
-static void measure_pass(struct layer_pass *pass, int32_t tokens, int32_t context)
-{
-    struct gpu_bench *bench = pass->bench;
-    int32_t positions[LAYER_TOKENS_MAX];
-    pass->tokens = tokens;
-    pass->only = -1;
-    pass->context = context;
-    for (int32_t t = 0; t < LAYER_TOKENS_MAX; t++)
-        positions[t] = context - tokens + min_i32(t, tokens - 1);
-    pass->positions = gpu_bench_put(bench, positions, sizeof positions);
-    if (!pass->positions || !layer_pass_tasks(pass, tokens == 1 ? 6 : 17)) return;
-    measure_part(pass, "turn after attention", turn_after_attention);
-    measure_part(pass, "turn after experts", turn_after_experts);
-    measure_part(pass, "router and its product", route);
-    pass->ratio = 0;
-    measure(pass, "layer, window only", launch_layer);
-    pass->ratio = 4;
-    measure(pass, "layer, ratio 4", launch_layer);
-    measure_alone(pass, "layer, ratio 4");
-    pass->ratio = 128;
-    measure(pass, "layer, ratio 128", launch_layer);
-    measure_alone(pass, "layer, ratio 128");
-    measure_step(pass);
-}
-
-void gpu_bench_layers(struct gpu_bench *bench)
-{
-    struct layer_pass pass = {.bench = bench, .sizes = bench->tiny ? small : flash};
-    if (bench->failures > 0) return;
-    pass.layout = expert_layout_make(pass.sizes.hidden, pass.sizes.expert_width);
-    layer_pass_arrays(&pass);
-    if (bench->failures == 0) measure_pass(&pass, 1, bench->tiny ? 256 : 1 << 10);
-    if (!bench->tiny) {
-        measure_pass(&pass, 1, 1 << 15);
-        measure_pass(&pass, 1, 1 << 20);
-        measure_pass(&pass, 4, 1 << 15);
-    }
-    layer_pass_free(&pass);
 }

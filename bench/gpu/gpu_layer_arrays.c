@@ -56,9 +56,9 @@ void layer_pass_arrays(struct layer_pass *pass)
     int32_t none[2 * LAYER_PAIRS_MAX];
     memset(none, 0xff, sizeof none);
     pass->gather = gpu_bench_put(bench, none, sizeof none);
-    pass->taken = gpu_bench_put(bench, none, sizeof none);
+    pass->taken = gpu_bench_put(bench, NULL, LAYER_WORDS * sizeof *pass->taken);
     pass->flags = mapped(bench, 2 * sizeof *pass->flags);
-    pass->host_pairs = mapped(bench, 2 * LAYER_PAIRS_MAX * sizeof *pass->host_pairs);
+    pass->host_words = mapped(bench, LAYER_WORDS * sizeof *pass->host_words);
     pass->host_x = mapped(bench, (size_t)(tokens * s->hidden) * sizeof *pass->host_x);
     if (pass->flags) pass->flags[0] = pass->flags[1] = 1;
 }
@@ -67,7 +67,7 @@ void layer_pass_free(struct layer_pass *pass)
 {
     struct gpu *gpu = pass->bench->gpu;
     gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->flags);
-    gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->host_pairs);
+    gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->host_words);
     gpu->gpu_ops->free(gpu, GPU_MAPPED, pass->host_x);
 }
 

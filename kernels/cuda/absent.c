@@ -35,6 +35,19 @@ bool cuda_stream_chain(struct stream *stream, bool chained)
     return false;
 }
 
+enum sl_status cuda_stream_linears(struct stream *stream, enum cuda_linears way,
+                                   struct sl_error *error)
+{
+    (void)stream, (void)way;
+    return absent(error);
+}
+
+bool cuda_linear_by_cublas(const struct stream *stream, const struct linear_args *args)
+{
+    (void)stream, (void)args;
+    return false;
+}
+
 uint64_t cuda_stream_launches(const struct stream *stream)
 {
     (void)stream;

@@ -25,7 +25,7 @@ static int64_t rows_max(const struct attention_args *args)
     return (int64_t)align_up((uint64_t)rows, ATTENTION_TILE * ATTENTION_GROUP_TILES);
 }
 
-extern "C" void cuda_attention(struct stream *stream, const struct attention_args *args)
+static void check(const struct attention_args *args)
 {
     const struct row_format *format = &args->format;
     SL_ASSERT(rows_supported(format) && format->plain + format->rotary == args->width);
@@ -33,28 +33,41 @@ extern "C" void cuda_attention(struct stream *stream, const struct attention_arg
     SL_ASSERT(args->window >= 0 && args->window <= args->window_capacity);
     SL_ASSERT(args->ratio == 0 || args->rows != NULL);
     SL_ASSERT((uintptr_t)args->queries % 16 == 0);
-    struct attention work = {.args = *args, .capacity = (int32_t)rows_max(args)};
-    size_t token_floats =
-        (size_t)args->heads * (size_t)(work.capacity + work.capacity / ATTENTION_TILE);
-    int32_t together = (int32_t)(CUDA_SCRATCH_BYTES / sizeof(float) / (token_floats + 1));
+}
+
+static bool is_native(const struct attention_args *args)
+{
+    const struct row_format *format = &args->format;
     uintptr_t places = (uintptr_t)args->window_rows | (uintptr_t)args->rows;
-    if (!args->round || format->encoding != ROW_KV || format->plain != ATTENTION_PLAIN ||
-        args->width != ATTENTION_WIDTH || places % 8 != 0) {
-        attention_plain(stream, args);
-        return;
-    }
-    if (attention_wide(stream, args)) return;
-    if (together == 0) {
-        attention_plain(stream, args);
-        return;
-    }
-    work.scores = reinterpret_cast<float *>(stream->scratch);
+    return args->round && format->encoding == ROW_KV && format->plain == ATTENTION_PLAIN &&
+           args->width == ATTENTION_WIDTH && places % 8 == 0;
+}
+
+bool attention_few(struct stream *stream, struct attention *work)
+{
+    const struct attention_args *args = &work->args;
+    work->capacity = (int32_t)rows_max(args);
+    size_t token_floats =
+        (size_t)args->heads * (size_t)(work->capacity + work->capacity / ATTENTION_TILE);
+    int32_t together = (int32_t)(CUDA_SCRATCH_BYTES / sizeof(float) / (token_floats + 1));
+    check(args);
+    if (!is_native(args) || together == 0) return false;
+    work->scores = reinterpret_cast<float *>(stream->scratch);
     for (int32_t first = 0; first < args->tokens; first += together) {
-        work.tokens = min_i32(together, args->tokens - first);
-        work.first_token = first;
-        work.maxima =
-            work.scores + (size_t)work.tokens * (size_t)args->heads * (size_t)work.capacity;
-        attention_score(stream, &work);
-        attention_sum(stream, &work);
+        work->tokens = min_i32(together, args->tokens - first);
+        work->first_token = first;
+        work->maxima =
+            work->scores + (size_t)work->tokens * (size_t)args->heads * (size_t)work->capacity;
+        attention_score(stream, work);
+        attention_sum(stream, work);
     }
+    return true;
+}
+
+extern "C" void cuda_attention(struct stream *stream, const struct attention_args *args)
+{
+    struct attention work = {.args = *args};
+    check(args);
+    if (is_native(args) && attention_wide(stream, args)) return;
+    if (!attention_few(stream, &work)) attention_plain(stream, args);
 }

@@ -3,6 +3,7 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/numerics.cuh"
+#include "kernels/cuda/rotation.cuh"
 
 #define WARPS      8
 #define THREADS    (WARPS * WARP_LANES)
@@ -97,11 +98,72 @@ __device__ __forceinline__ void score_tile(const uint16_t *decoded,
         c[e] = even[e] + odd[e];
 }
 
+/* Both halves of a pair of bf16 values. */
+__device__ __forceinline__ float low_of(uint32_t pair)
+{
+    return lowp_from_bits(pair << 16);
+}
+
+__device__ __forceinline__ float high_of(uint32_t pair)
+{
+    return lowp_from_bits(pair & 0xffff0000u);
+}
+
+/* The head that four lanes hold, normed as head_norm does it: every step rounded to bf16, of which
+ * products of two bf16 values are one instruction. The sum goes by columns of eight, then lanes. */
+__device__ __forceinline__ void norm_query(uint4 query[ATTENTION_WIDTH / 32], float epsilon)
+{
+    float sums[8] = {};
+#pragma unroll
+    for (int i = 0; i < ATTENTION_WIDTH / 32; i++) {
+        const uint32_t pairs[4] = {query[i].x, query[i].y, query[i].z, query[i].w};
+#pragma unroll
+        for (int p = 0; p < 4; p++) {
+            uint32_t squares = multiply_bf16(pairs[p], pairs[p]);
+            sums[2 * p] += low_of(squares);
+            sums[2 * p + 1] += high_of(squares);
+        }
+    }
+    float sum =
+        ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    sum += __shfl_xor_sync(WARP_ALL, sum, 1);
+    sum += __shfl_xor_sync(WARP_ALL, sum, 2);
+    float shifted = bf16_round(bf16_round(sum / (float)ATTENTION_WIDTH) + epsilon);
+    float inverse = 1.0f / sqrtf(shifted);
+    uint32_t both = pack_bf16(inverse, inverse);
+#pragma unroll
+    for (int i = 0; i < ATTENTION_WIDTH / 32; i++)
+        query[i] = {multiply_bf16(query[i].x, both), multiply_bf16(query[i].y, both),
+                    multiply_bf16(query[i].z, both), multiply_bf16(query[i].w, both)};
+}
+
+__device__ __forceinline__ uint32_t rotate_pair(struct rotation rotation, uint32_t pair)
+{
+    float x0 = low_of(pair);
+    float x1 = high_of(pair);
+    rotation_apply(rotation, false, true, &x0, &x1);
+    return pack_bf16(x0, x1);
+}
+
+/* Its last channels rotated by the token's position. */
+__device__ __forceinline__ void rotate_query(uint4 query[ATTENTION_WIDTH / 32],
+                                             const struct rotation *rotations)
+{
+    const struct rotation *mine = rotations + (int)threadIdx.x % 4 * 4;
+#pragma unroll
+    for (int i = 0; i < ATTENTION_ROTARY / 32; i++) {
+        uint4 *pairs = query + ATTENTION_PLAIN / 32 + i;
+        *pairs = {rotate_pair(mine[16 * i], pairs->x), rotate_pair(mine[16 * i + 1], pairs->y),
+                  rotate_pair(mine[16 * i + 2], pairs->z), rotate_pair(mine[16 * i + 3], pairs->w)};
+    }
+}
+
 /* Grid (tiles in turn, tokens, blocks of 64 heads). */
 static __global__ void __launch_bounds__(THREADS, 1) attention_score_kernel(struct attention work)
 {
     launch_chain();
     __shared__ __align__(16) uint16_t decoded[ATTENTION_TILE * PITCH];
+    __shared__ struct rotation rotations[ATTENTION_ROTARY / 2];
     const struct attention_args &args = work.args;
     int t = work.first_token + (int)blockIdx.y;
     int lane = (int)threadIdx.x % WARP_LANES;
@@ -126,6 +188,14 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_score_kernel(stru
     }
     struct row_part parts[TILE_PARTS];
     load_tile(rows, (int)blockIdx.x, parts);
+    if (work.frequencies) {
+        if (threadIdx.x < ATTENTION_ROTARY / 2)
+            rotations[threadIdx.x] =
+                rotation_of_angle((float)args.positions[t] * work.frequencies[threadIdx.x]);
+        norm_query(packed, work.norm_epsilon);
+        __syncthreads();
+        rotate_query(packed, rotations);
+    }
     for (int tile = (int)blockIdx.x; tile < tiles; tile += (int)gridDim.x) {
         float c[4];
         __syncthreads();

@@ -2,6 +2,7 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/numerics.cuh"
+#include "kernels/cuda/rotation.cuh"
 
 #define WARPS     8
 #define THREADS   (WARPS * WARP_LANES)
@@ -152,6 +153,28 @@ __device__ __forceinline__ void sum_groups(const struct rows_visible &rows, int 
     }
 }
 
+/* The angles of the slice's pairs of channels, by a warp. */
+__device__ __forceinline__ void find_rotations(const struct attention &work, int t, int slice,
+                                               struct rotation *rotations)
+{
+    int pair = (int)threadIdx.x % WARP_LANES;
+    int first = (slice * CHANNELS - ATTENTION_PLAIN) / 2;
+    if (pair < CHANNELS / 2)
+        rotations[pair] =
+            rotation_of_angle((float)work.args.positions[t] * work.frequencies[first + pair]);
+}
+
+/* The lane's channel rotated back; its neighbour has the pair's other one. */
+__device__ __forceinline__ float turn_back(const struct rotation *rotations, float value)
+{
+    int channel = (int)threadIdx.x % CHANNELS;
+    float other = __shfl_xor_sync(WARP_ALL, value, 1);
+    float x0 = channel % 2 ? other : value;
+    float x1 = channel % 2 ? value : other;
+    rotation_apply(rotations[channel / 2], true, true, &x0, &x1);
+    return channel % 2 ? x1 : x0;
+}
+
 /* Grid (slices of 32 channels, blocks of 16 heads, tokens). */
 static __global__ void __launch_bounds__(THREADS, 2) attention_sum_kernel(struct attention work)
 {
@@ -159,6 +182,7 @@ static __global__ void __launch_bounds__(THREADS, 2) attention_sum_kernel(struct
     __shared__ float parts[WARPS][SUM_HEADS][CHANNELS];
     __shared__ float weights[WARPS][SUM_HEADS];
     __shared__ float maxima[SUM_HEADS];
+    __shared__ struct rotation rotations[CHANNELS / 2];
     const struct attention_args &args = work.args;
     int t = work.first_token + (int)blockIdx.z;
     int slice = (int)blockIdx.x;
@@ -177,6 +201,9 @@ static __global__ void __launch_bounds__(THREADS, 2) attention_sum_kernel(struct
         heads.scores[i] = work.scores + place * (size_t)work.capacity;
         heads.maxima[i] = work.maxima + place * (size_t)(work.capacity / ATTENTION_TILE);
     }
+    bool turns = work.frequencies && slice >= ATTENTION_PLAIN / CHANNELS;
+    if (turns && warp == WARPS - 1) /* the last to have rows */
+        find_rotations(work, t, slice, rotations);
     if (slice < ATTENTION_PLAIN / CHANNELS)
         sum_groups<true>(rows, slice, tiles, &heads, sums);
     else
@@ -207,8 +234,9 @@ static __global__ void __launch_bounds__(THREADS, 2) attention_sum_kernel(struct
         }
         total += expf(args.sink[head] - maxima[row]);
         size_t place = ((size_t)t * (size_t)args.heads + (size_t)head) * ATTENTION_WIDTH;
-        args.out[place + (size_t)(slice * CHANNELS + i % CHANNELS)] =
-            rows.count > 0 ? bf16_round(sum / total) : 0.0f;
+        float value = rows.count > 0 ? bf16_round(sum / total) : 0.0f;
+        if (turns) value = turn_back(rotations, value); /* a warp has one head's channels */
+        args.out[place + (size_t)(slice * CHANNELS + i % CHANNELS)] = value;
     }
 }
 

@@ -34,7 +34,9 @@
 /* How the library multiplies matrices of some sizes. Its matrices lie column by column, so W is the
  * first operand, [columns, rows] and transposed, x the second, [columns, tokens]. */
 struct plan {
+    enum cublas_format format;
     int32_t tokens, rows, columns;
+    size_t workspace_from;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t weight, x, out;
     cublasLtMatmulAlgo_t algorithm;
@@ -113,28 +115,54 @@ int32_t cublas_version(const struct cublas *cublas)
     return cublas->version;
 }
 
+static bool set(struct cublas *cublas, struct plan *plan, cublasLtMatmulDescAttributes_t attribute,
+                const void *value, size_t bytes)
+{
+    return cublas->cublasLtMatmulDescSetAttribute(plan->operation, attribute, value, bytes) ==
+           CUBLAS_STATUS_SUCCESS;
+}
+
+static bool lay_out(struct cublas *cublas, cublasLtMatrixLayout_t *layout, cudaDataType type,
+                    int32_t rows, int32_t columns)
+{
+    return cublas->cublasLtMatrixLayoutCreate(layout, type, (uint64_t)rows, (uint64_t)columns,
+                                              rows) == CUBLAS_STATUS_SUCCESS;
+}
+
+/* Scales for each 128 x 128 of W and each 128 columns of x. Sums that are not handed on to f32
+ * now and then ("fast accumulation") are off unless asked for. */
+static bool scale_blocks(struct cublas *cublas, struct plan *plan)
+{
+#if CUBLAS_VERSION >= 120900
+    const int32_t blocks = CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
+    const int32_t vectors = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+    return cublas->version >= 120900 &&
+           set(cublas, plan, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &blocks, sizeof blocks) &&
+           set(cublas, plan, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &vectors, sizeof vectors);
+#else
+    (void)cublas, (void)plan;
+    return false;
+#endif
+}
+
 static bool describe(struct cublas *cublas, struct plan *plan)
 {
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    uint64_t tokens = (uint64_t)plan->tokens, rows = (uint64_t)plan->rows;
-    uint64_t columns = (uint64_t)plan->columns;
+    bool fp8 = plan->format == CUBLAS_FP8_BLOCKS;
+    cudaDataType type = fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
     return cublas->cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) ==
                CUBLAS_STATUS_SUCCESS &&
-           cublas->cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                  &transposed,
-                                                  sizeof transposed) == CUBLAS_STATUS_SUCCESS &&
-           cublas->cublasLtMatrixLayoutCreate(&plan->weight, CUDA_R_16BF, columns, rows,
-                                              plan->columns) == CUBLAS_STATUS_SUCCESS &&
-           cublas->cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, columns, tokens,
-                                              plan->columns) == CUBLAS_STATUS_SUCCESS &&
-           cublas->cublasLtMatrixLayoutCreate(&plan->out, CUDA_R_16BF, rows, tokens, plan->rows) ==
-               CUBLAS_STATUS_SUCCESS;
+           set(cublas, plan, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) &&
+           (!fp8 || scale_blocks(cublas, plan)) &&
+           lay_out(cublas, &plan->weight, type, plan->columns, plan->rows) &&
+           lay_out(cublas, &plan->x, type, plan->columns, plan->tokens) &&
+           lay_out(cublas, &plan->out, fp8 ? CUDA_R_32F : CUDA_R_16BF, plan->rows, plan->tokens);
 }
 
 /* The algorithm that the library thinks fastest. */
 static bool choose(struct cublas *cublas, struct plan *plan)
 {
-    const size_t workspace_bytes = CUDA_SCRATCH_BYTES;
+    const size_t workspace_bytes = CUDA_SCRATCH_BYTES - plan->workspace_from;
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t result = {0};
     int found = 0;
@@ -153,37 +181,52 @@ static bool choose(struct cublas *cublas, struct plan *plan)
 /* Of a product's sizes: the one that was made for them, or a new one. */
 static struct plan *plan_of(struct cublas *cublas, const struct cublas_product *product)
 {
+    SL_ASSERT(product->tokens > 0 && product->rows > 0 && product->columns > 0);
     for (int32_t i = 0; i < cublas->plan_count; i++) {
         struct plan *plan = &cublas->plans[i];
-        if (plan->tokens == product->tokens && plan->rows == product->rows &&
-            plan->columns == product->columns)
+        if (plan->format == product->format && plan->tokens == product->tokens &&
+            plan->rows == product->rows && plan->columns == product->columns &&
+            plan->workspace_from == product->workspace_from)
             return plan;
     }
     struct plan *plan = &cublas->plans[cublas->next];
     forget(cublas, plan);
     cublas->next = (cublas->next + 1) % PLANS_MAX;
     if (cublas->plan_count < PLANS_MAX) cublas->plan_count++;
+    plan->format = product->format;
     plan->tokens = product->tokens, plan->rows = product->rows, plan->columns = product->columns;
+    plan->workspace_from = product->workspace_from;
     plan->possible = describe(cublas, plan) && choose(cublas, plan);
     return plan;
 }
 
-bool cublas_multiply(struct cublas *cublas, struct stream *stream,
+bool cublas_can(struct cublas *cublas, const struct cublas_product *product)
+{
+    return plan_of(cublas, product)->possible;
+}
+
+void cublas_multiply(struct cublas *cublas, struct stream *stream,
                      const struct cublas_product *product)
 {
     const float one = 1.0f, zero = 0.0f;
-    SL_ASSERT(product->tokens > 0 && product->rows > 0 && product->columns > 0);
+    const struct cublas_product *p = product;
     struct plan *plan = plan_of(cublas, product);
-    if (!plan->possible) return false;
-    if (stream->fault != cudaSuccess || stream->loading) return true;
+    bool good = true;
+    SL_ASSERT(plan->possible);
+    if (stream->fault != cudaSuccess || stream->loading) return;
+    if (p->format == CUBLAS_FP8_BLOCKS)
+        good =
+            set(cublas, plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->weight_scale,
+                sizeof p->weight_scale) &&
+            set(cublas, plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->x_scale, sizeof p->x_scale);
     stream->after_kernel = false; /* its kernels do not wait as ours do (launch.cuh) */
-    cublasStatus_t code = cublas->cublasLtMatmul(
-        cublas->handle, plan->operation, &one, product->weight, plan->weight, product->x, plan->x,
-        &zero, product->out, plan->out, product->out, plan->out, &plan->algorithm, stream->scratch,
-        CUDA_SCRATCH_BYTES, stream->handle);
-    if (code != CUBLAS_STATUS_SUCCESS) stream_latch(stream, cudaErrorUnknown, "cuBLASLt");
+    good = good && cublas->cublasLtMatmul(
+                       cublas->handle, plan->operation, &one, p->weight, plan->weight, p->x,
+                       plan->x, &zero, p->out, plan->out, p->out, plan->out, &plan->algorithm,
+                       stream->scratch + p->workspace_from, CUDA_SCRATCH_BYTES - p->workspace_from,
+                       stream->handle) == CUBLAS_STATUS_SUCCESS;
+    if (!good) stream_latch(stream, cudaErrorUnknown, "cuBLASLt");
     stream->launches++;
-    return true;
 }
 
 #else
@@ -205,11 +248,17 @@ int32_t cublas_version(const struct cublas *cublas)
     return 0;
 }
 
-bool cublas_multiply(struct cublas *cublas, struct stream *stream,
+bool cublas_can(struct cublas *cublas, const struct cublas_product *product)
+{
+    (void)cublas, (void)product;
+    return false;
+}
+
+void cublas_multiply(struct cublas *cublas, struct stream *stream,
                      const struct cublas_product *product)
 {
     (void)cublas, (void)stream, (void)product;
-    return false;
+    SL_ASSERT(false); /* no stream of this build holds the library */
 }
 
 #endif

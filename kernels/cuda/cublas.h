@@ -23,17 +23,30 @@ void cublas_close(struct cublas *cublas); /* NULL is fine */
 /* 130100 for 13.1.0. */
 int32_t cublas_version(const struct cublas *cublas);
 
-/* out = x W^T in bf16 with f32 sums; all of it device memory. */
-struct cublas_product {
-    const uint16_t *weight; /* [rows, columns] */
-    const uint16_t *x;      /* [tokens, columns] */
-    uint16_t *out;          /* [tokens, rows] */
-    int32_t tokens, rows, columns;
+/* What is multiplied, with sums in f32. */
+enum cublas_format {
+    CUBLAS_BF16,       /* bf16 by bf16, out in bf16 */
+    CUBLAS_FP8_BLOCKS, /* e4m3 by e4m3 with scales, out in f32: compute capability 9.0, 12.9.0 on */
 };
 
-/* Queues a product, with the stream's scratch as workspace. False, and nothing is queued, when the
- * library has no way for these sizes on this device. */
-bool cublas_multiply(struct cublas *cublas, struct stream *stream,
+/* out = x W^T; all of it device memory, scales and operands on 16-byte boundaries. */
+struct cublas_product {
+    enum cublas_format format;
+    const void *weight;        /* [rows, columns] */
+    const void *x;             /* [tokens, columns] */
+    const float *weight_scale; /* of e4m3: [rows / 128, columns / 128], both rounded up, the latter
+                                * to a multiple of 4; of a block of 128 x 128 each */
+    const float *x_scale;      /* of e4m3: [columns / 128, tokens], of 128 columns each */
+    void *out;                 /* [tokens, rows] */
+    int32_t tokens, rows, columns;
+    size_t workspace_from; /* of the stream's scratch: what lies before may be an operand */
+};
+
+/* Whether the library has a way for a product of these sizes on this device. */
+bool cublas_can(struct cublas *cublas, const struct cublas_product *product);
+
+/* Queues a product that cublas_can multiply. */
+void cublas_multiply(struct cublas *cublas, struct stream *stream,
                      const struct cublas_product *product);
 
 #ifdef __cplusplus

@@ -1,12 +1,15 @@
 /* The table of GPU ops, the life of a GPU stream, devices and plain memory. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/check.h"
-#include "kernels/cuda/stream.h"
+#include "kernels/cuda/cublas.h"
+#include "kernels/cuda/linear_choice.h"
+#include "kernels/cuda/linear_ways.h"
 #include "kernels/fused.h"
 
 #include <string.h>
 
-#define ARCH_MIN 80 /* compute capability 8.0: bf16 products, asynchronous copies */
+#define ARCH_MIN    80 /* compute capability 8.0: bf16 products, asynchronous copies */
+#define ARCH_CUBLAS 90 /* the one for which cuBLASLt has the model's block scales */
 
 enum sl_status cuda_device_open(int32_t device, struct cuda_device_info *info,
                                 struct sl_error *error)
@@ -77,29 +80,40 @@ static enum sl_status stream_fill(struct stream *stream, struct sl_error *error)
     return cuda_check(cudaDeviceSynchronize(), "clearing the stream's tickets", error);
 }
 
+/* Without the library everything takes our kernels, which gpu_ops->describe tells. */
+static void open_library(struct linear_ways *ways)
+{
+    int32_t arch = ways->stream.arch;
+    if (arch != ARCH_CUBLAS || !linear_choice_has_arch(linear_choices(), arch)) return;
+    if (cublas_open(&ways->cublas, NULL) != SL_OK) ways->cublas = NULL;
+}
+
 static void stream_destroy(struct stream *stream)
 {
+    struct linear_ways *ways = (struct linear_ways *)stream;
     if (!stream) return;
     if (stream->handle) {
         (void)cudaStreamSynchronize(stream->handle);
         (void)cudaStreamDestroy(stream->handle);
     }
+    cublas_close(ways->cublas);
     (void)cudaFree(stream->scratch);
     (void)cudaFree(stream->tickets);
-    free(stream);
+    free(ways);
 }
 
 enum sl_status cuda_stream_create(struct stream **out, struct sl_error *error)
 {
     *out = NULL;
-    struct stream *stream = calloc(1, sizeof *stream);
-    if (!stream) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory for a GPU stream");
-    enum sl_status status = stream_fill(stream, error);
+    struct linear_ways *ways = calloc(1, sizeof *ways);
+    if (!ways) return sl_error_set(error, SL_ERR_NO_MEMORY, 0, "out of memory for a GPU stream");
+    enum sl_status status = stream_fill(&ways->stream, error);
     if (status != SL_OK) {
-        stream_destroy(stream);
+        stream_destroy(&ways->stream);
         return status;
     }
-    *out = stream;
+    open_library(ways);
+    *out = &ways->stream;
     return SL_OK;
 }
 
@@ -131,6 +145,18 @@ bool cuda_stream_chain(struct stream *stream, bool chained)
     bool before = stream->chains;
     stream->chains = chained;
     return before;
+}
+
+enum sl_status cuda_stream_linears(struct stream *stream, enum cuda_linears way,
+                                   struct sl_error *error)
+{
+    struct linear_ways *ways = (struct linear_ways *)stream;
+    if (way == CUDA_LINEARS_CUBLAS && stream->arch != ARCH_CUBLAS)
+        return sl_error_set(error, SL_ERR_UNSUPPORTED, 0,
+                            "cuBLASLt has block scales for compute capability 9.0 alone");
+    if (way == CUDA_LINEARS_CUBLAS && !ways->cublas) SL_TRY(cublas_open(&ways->cublas, error));
+    ways->linears = way;
+    return SL_OK;
 }
 
 uint64_t cuda_stream_launches(const struct stream *stream)
@@ -182,8 +208,12 @@ const struct ops *ops_cuda(void)
 {
     static const struct fused_ops fused = {.turn = cuda_fused_turn,
                                            .linears = cuda_fused_linears,
+                                           .gated = cuda_fused_gated,
                                            .latents = cuda_fused_latents,
-                                           .queries = cuda_fused_queries};
+                                           .route = cuda_fused_route,
+                                           .experts = cuda_fused_experts,
+                                           .indexer = cuda_fused_indexer,
+                                           .attention = cuda_fused_attention};
     static const struct ops table = {
         .name = "cuda",
         .fused = &fused,

@@ -40,6 +40,20 @@ enum sl_status cuda_stream_create(struct stream **out, struct sl_error *error) S
  * true at first if they can. Returns what it was. For benchmarks and for recordings that fail. */
 bool cuda_stream_chain(struct stream *stream, bool chained);
 
+/* Which way fp8 linears of more than 16 tokens take. */
+enum cuda_linears {
+    CUDA_LINEARS_MEASURED, /* at first: as linear_choice.h says, where cuBLASLt is found */
+    CUDA_LINEARS_OWN,      /* this tree's kernel */
+    CUDA_LINEARS_CUBLAS,   /* cuBLASLt wherever it can */
+};
+/* Changes it, for tests and benchmarks. SL_ERR_UNSUPPORTED with a sentence, and nothing changed, if
+ * cuBLASLt is wanted and cannot be had, or the device is not of compute capability 9.0. */
+enum sl_status cuda_stream_linears(struct stream *stream, enum cuda_linears way,
+                                   struct sl_error *error) SL_MUST_USE;
+/* Whether this linear would go through cuBLASLt now. The first call for its sizes takes time, and
+ * must not be made while recording. */
+bool cuda_linear_by_cublas(const struct stream *stream, const struct linear_args *args);
+
 /* Kernels launched or recorded so far. */
 uint64_t cuda_stream_launches(const struct stream *stream);
 

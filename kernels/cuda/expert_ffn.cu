@@ -188,6 +188,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
 {
     launch_chain();
     SL_SHARED(uint8_t, shared);
+    expert_table_await<THREADS>(ffn.table);
     const struct expert_task task = ffn.tasks[blockIdx.y];
     if (task.count <= 0) return;
     int warp = (int)threadIdx.x / WARP_LANES;
@@ -237,6 +238,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_MIN)
 {
     launch_chain();
     SL_SHARED(uint8_t, shared);
+    expert_table_forget(ffn.table);
     const struct expert_task task = ffn.tasks[blockIdx.y];
     if (task.count <= 0) return;
     int warp = (int)threadIdx.x / WARP_LANES;
@@ -317,25 +319,51 @@ static void launch_exact(struct stream *stream, const struct expert_ffn_work *ff
               down_bytes, *ffn);
 }
 
-/* Tasks, and what they point to, are device memory; a task without tokens costs nothing else, so a
- * recorded launch may hold more than there are. The layout is the host's. */
-extern "C" void cuda_expert_ffn(struct stream *stream, const struct expert_ffn_args *args)
+/* Tasks of a call whose results of the first products fit into scratch. */
+static int32_t tasks_together(const struct expert_ffn_args *args)
+{
+    size_t bytes = (size_t)args->scratch_rows * (size_t)args->layout->width * sizeof(float);
+    SL_ASSERT(bytes <= CUDA_SCRATCH_BYTES);
+    return min_i32(args->task_count, (int32_t)(CUDA_SCRATCH_BYTES / bytes));
+}
+
+static void check(const struct expert_ffn_args *args)
 {
     const struct expert_layout *layout = args->layout;
     SL_ASSERT(layout->hidden > 0 && layout->hidden % EXPERT_TILE_COLUMNS == 0);
     SL_ASSERT(layout->width > 0 && layout->width % EXPERT_TILE_COLUMNS == 0);
     SL_ASSERT((uintptr_t)args->x % 16 == 0);
+    SL_ASSERT(args->task_count >= 0 && args->scratch_rows >= 0);
+}
+
+bool expert_ffn_few(struct stream *stream, struct expert_ffn_work *work)
+{
+    const struct expert_ffn_args *args = &work->args;
+    check(args);
+    if (!args->round || args->scratch_rows > FEW_TOKENS_MAX) return false;
+    if (args->task_count == 0 || args->scratch_rows == 0) return false;
+    if (tasks_together(args) < args->task_count) return false;
+    work->tasks = args->tasks;
+    work->middle = reinterpret_cast<float *>(stream->scratch);
+    work->together = tokens_together(stream, args);
+    launch_exact(stream, work);
+    return true;
+}
+
+/* Tasks, and what they point to, are device memory; a task without tokens costs nothing else, so a
+ * recorded launch may hold more than there are. The layout is the host's. */
+extern "C" void cuda_expert_ffn(struct stream *stream, const struct expert_ffn_args *args)
+{
+    struct expert_ffn_work ffn = {
+        .args = *args, .layout = *args->layout, .middle = NULL, .tasks = args->tasks};
+    check(args);
     if (args->task_count == 0 || args->scratch_rows == 0) return;
-    SL_ASSERT(args->task_count > 0 && args->scratch_rows > 0);
-    struct expert_ffn_work ffn = {.args = *args, .layout = *layout, .tasks = args->tasks};
     if (args->round && args->scratch_rows > FEW_TOKENS_MAX) {
         expert_ffn_wide(stream, &ffn);
         return;
     }
     ffn.together = tokens_together(stream, args);
-    size_t task_bytes = (size_t)args->scratch_rows * (size_t)layout->width * sizeof(float);
-    SL_ASSERT(task_bytes <= CUDA_SCRATCH_BYTES);
-    int32_t together = min_i32(args->task_count, (int32_t)(CUDA_SCRATCH_BYTES / task_bytes));
+    int32_t together = tasks_together(args);
     for (int32_t first = 0; first < args->task_count; first += together) {
         ffn.middle = reinterpret_cast<float *>(stream->scratch);
         ffn.tasks = args->tasks + first;

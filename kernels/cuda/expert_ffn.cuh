@@ -2,7 +2,7 @@
 #ifndef SLUICE_KERNELS_CUDA_EXPERT_FFN_CUH
 #define SLUICE_KERNELS_CUDA_EXPERT_FFN_CUH
 
-#include "kernels/cuda/stream.h"
+#include "kernels/cuda/expert_table.cuh"
 
 /* Some tasks of a call. */
 struct expert_ffn_work {
@@ -10,8 +10,13 @@ struct expert_ffn_work {
     struct expert_layout layout;
     float *middle; /* [tasks, scratch_rows, width] */
     const struct expert_task *tasks;
-    int32_t together; /* tokens of a task that a block takes at once */
+    int32_t together;          /* tokens of a task that a block takes at once */
+    struct expert_table table; /* awaited by the kernels for few tokens alone */
 };
+
+/* With rounding, for few tokens, all tasks in one go: `work` with its args, layout and table.
+ * False, and nothing launched: other numerics, more tokens, or no room. */
+bool expert_ffn_few(struct stream *stream, struct expert_ffn_work *work);
 
 /* With rounding, for many tokens. */
 void expert_ffn_wide(struct stream *stream, const struct expert_ffn_work *work);

@@ -1,8 +1,10 @@
 /* Several products of few tokens in one launch: each item as a launch of its own would compute it,
  * bit for bit. Blocks are shared out by the bytes of the matrices, at least one each; a block works
- * for one item. */
+ * for one item. More tokens share the conversion of their input (linear.cu). */
 #include "kernels/cuda/linear_tiles.cuh"
 #include "kernels/fused.h"
+
+static_assert(FUSED_LINEARS_MAX <= LINEAR_ITEMS_MAX, "as many of a chunk");
 
 struct group_item {
     struct linear_args args;
@@ -33,7 +35,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2)
 
 static bool takes(const struct linear_args *args)
 {
-    if (args->groups != 1 || args->tokens > TILE_TOKENS || !linear_tiles_fit(args)) return false;
+    if (!linear_tiles_fit(args)) return false;
     if (args->weight.format == MATRIX_FP8) return args->quantise_input;
     return args->weight.format == MATRIX_BF16 && args->bf16_input && !args->quantise_input;
 }
@@ -79,9 +81,11 @@ extern "C" bool cuda_fused_linears(struct stream *stream, const struct linear_ar
     struct linear_group group = {};
     size_t shared_bytes = 0;
     SL_ASSERT(count >= 1 && count <= FUSED_LINEARS_MAX);
+    for (int32_t i = 0; i < count; i++)
+        SL_ASSERT(items[i].tokens == items[0].tokens && items[i].groups == 1);
+    if (items[0].tokens > LINEAR_TOKENS_FEW) return linear_many(stream, items, count);
     group.count = count;
     for (int32_t i = 0; i < count; i++) {
-        SL_ASSERT(items[i].tokens == items[0].tokens);
         if (!takes(&items[i])) return false;
         size_t bytes = plan_item(stream, &items[i], &group.items[i]);
         shared_bytes = bytes > shared_bytes ? bytes : shared_bytes;

@@ -1,4 +1,4 @@
-/* From one sublayer to the next in two launches.
+/* From one sublayer to the next in two launches, for up to 16 tokens; of more fused_turn_wide.cu.
  *
  * The first: a block takes 64 channels of all streams and tokens, sums the experts' rows, mixes the
  * streams in place, and multiplies its channels by the weights of the next mix, which it loads
@@ -7,21 +7,20 @@
  *
  * Against the chain of twins: what goes into the streams is equal bit for bit; sums of products and
  * of squares go in another order, 2e-6 of the largest, so with `round` one bf16 step, rarely. */
+#include "kernels/cuda/fused_turn.cuh"
 #include "kernels/cuda/hyper_factors.cuh"
 #include "kernels/cuda/hyper_post.cuh"
-#include "kernels/fused.h"
 
-#define STREAMS       4
-#define ROWS          ((2 + STREAMS) * STREAMS) /* of fn */
-#define SUMS          (ROWS + 1)                /* and the sum of squares */
-#define CHANNELS      64
+#define STREAMS       TURN_STREAMS
+#define ROWS          TURN_ROWS
+#define SUMS          TURN_SUMS
+#define CHANNELS      TURN_CHANNELS
 #define THREADS       256
 #define WARPS         (THREADS / WARP_LANES)
 #define WARP_ROWS     (ROWS / WARPS)
 #define TOGETHER      (THREADS / CHANNELS) /* tokens */
 #define LANE_CHANNELS 8
-#define HIDDEN_MAX    8192
-#define FOLD_MAX      (HIDDEN_MAX / HYPER_THREADS)
+#define FOLD_MAX      (TURN_HIDDEN_MAX / HYPER_THREADS)
 #define PAIRS_MAX     (FUSED_TOKENS_MAX * OPS_EXPERTS_PER_TOKEN_MAX)
 
 struct turn {
@@ -38,7 +37,7 @@ __device__ __forceinline__ void find_host_rows(const struct fused_turn_args &arg
     for (int32_t i = (int32_t)threadIdx.x; i < pairs; i += THREADS)
         from_host[i] = false;
     __syncthreads();
-    for (int32_t i = (int32_t)threadIdx.x; i < pairs; i += THREADS)
+    for (int32_t i = (int32_t)threadIdx.x; args.gather && i < pairs; i += THREADS)
         if (args.gather[i] >= 0) from_host[args.gather[i]] = true;
     __syncthreads();
 }
@@ -221,8 +220,9 @@ extern "C" bool cuda_fused_turn(struct stream *stream, const struct fused_turn_a
     SL_ASSERT(args->pre.tokens == post->tokens && args->pre.hidden == post->hidden);
     SL_ASSERT(args->pre.streams == post->streams);
     SL_ASSERT(!args->routed || (args->top >= 1 && args->top <= OPS_EXPERTS_PER_TOKEN_MAX));
-    if (post->streams_count != STREAMS || post->tokens > FUSED_TOKENS_MAX) return false;
-    if (post->hidden % CHANNELS != 0 || post->hidden > HIDDEN_MAX) return false;
+    if (post->streams_count != STREAMS) return false;
+    if (post->hidden % CHANNELS != 0 || post->hidden > TURN_HIDDEN_MAX) return false;
+    if (post->tokens > FUSED_TOKENS_MAX) return !args->gather && turn_wide(stream, args);
     if (reinterpret_cast<uintptr_t>(args->fn) % 16 != 0) return false;
     struct turn turn = {.args = *args,
                         .parts = reinterpret_cast<float *>(stream->scratch),

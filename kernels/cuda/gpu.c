@@ -4,7 +4,8 @@
 #include "kernels/cuda/copy_lanes.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/flags.h"
-#include "kernels/cuda/stream.h"
+#include "kernels/cuda/linear_choice.h"
+#include "kernels/cuda/linear_ways.h"
 
 #include <string.h>
 
@@ -234,11 +235,13 @@ static enum sl_status fill(struct cuda_gpu *gpu, struct sl_error *error)
     gpu_free(&gpu->base, GPU_MAPPED, word);
     snprintf(gpu->base.name, sizeof gpu->base.name, "%.95s", info.name);
     memcpy(gpu->base.pci, info.pci, sizeof gpu->base.pci);
-    snprintf(gpu->description, sizeof gpu->description, "%s%s, sm_%d, %.1f of %.1f GiB free%s",
-             info.name, info.emulated ? " (not hardware)" : "", (int)info.arch,
-             (double)info.memory_free_bytes / 1073741824.0,
-             (double)info.memory_bytes / 1073741824.0,
-             gpu->flags.wait ? "" : ", waiting by kernels");
+    bool lacks_cublas = linear_choice_has_arch(linear_choices(), info.arch) &&
+                        linear_ways_of(gpu->base.stream)->cublas == NULL;
+    snprintf(
+        gpu->description, sizeof gpu->description, "%s%s, sm_%d, %.1f of %.1f GiB free%s%s",
+        info.name, info.emulated ? " (not hardware)" : "", (int)info.arch,
+        (double)info.memory_free_bytes / 1073741824.0, (double)info.memory_bytes / 1073741824.0,
+        gpu->flags.wait ? "" : ", waiting by kernels", lacks_cublas ? ", without cuBLASLt" : "");
     return SL_OK;
 }
 

@@ -5,30 +5,40 @@
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/ops.h"
 
-/* Mixes channel c of token t's streams in place with the block's output x there; `mixed` are the
- * new ones. STREAMS at compile time, so that the old ones stay in registers. */
+/* A channel of a token's streams mixed with the block's output x there: from `old` to `mixed`.
+ * STREAMS at compile time, so that both stay in registers. */
 template <int STREAMS>
-static __device__ __forceinline__ void hyper_post_channel(const struct hyper_post_args &args,
-                                                          size_t t, int32_t c, float x,
-                                                          float (&mixed)[STREAMS])
+static __device__ __forceinline__ void hyper_post_mix(const float *post, const float *comb,
+                                                      const float (&old)[STREAMS], float x,
+                                                      bool round, float (&mixed)[STREAMS])
 {
-    size_t hidden = (size_t)args.hidden;
-    const float *post = args.post + t * STREAMS;
-    const float *comb = args.comb + t * STREAMS * STREAMS;
-    float *streams = args.streams + t * STREAMS * hidden + (size_t)c;
-    float old[STREAMS];
-#pragma unroll
-    for (int i = 0; i < STREAMS; i++)
-        old[i] = streams[(size_t)i * hidden];
 #pragma unroll
     for (int j = 0; j < STREAMS; j++) {
         float sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < STREAMS; i++)
             sum += comb[i * STREAMS + j] * old[i];
-        mixed[j] = round_if(post[j] * x + sum, args.round);
-        streams[(size_t)j * hidden] = mixed[j];
+        mixed[j] = round_if(post[j] * x + sum, round);
     }
+}
+
+/* Mixes channel c of token t's streams in place; `mixed` are the new ones. */
+template <int STREAMS>
+static __device__ __forceinline__ void hyper_post_channel(const struct hyper_post_args &args,
+                                                          size_t t, int32_t c, float x,
+                                                          float (&mixed)[STREAMS])
+{
+    size_t hidden = (size_t)args.hidden;
+    float *streams = args.streams + t * STREAMS * hidden + (size_t)c;
+    float old[STREAMS];
+#pragma unroll
+    for (int i = 0; i < STREAMS; i++)
+        old[i] = streams[(size_t)i * hidden];
+    hyper_post_mix<STREAMS>(args.post + t * STREAMS, args.comb + t * STREAMS * STREAMS, old, x,
+                            args.round, mixed);
+#pragma unroll
+    for (int j = 0; j < STREAMS; j++)
+        streams[(size_t)j * hidden] = mixed[j];
 }
 
 #endif

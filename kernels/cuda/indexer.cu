@@ -88,7 +88,8 @@ static size_t place_scratch(struct indexer_work *work, uint8_t *scratch, int32_t
     return at;
 }
 
-extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *args)
+bool indexer_launch(struct stream *stream, const struct indexer_args *args,
+                    const struct rope_args *rope)
 {
     SL_ASSERT(rows_supported(&args->format));
     SL_ASSERT(args->format.plain + args->format.rotary == args->width);
@@ -106,7 +107,12 @@ extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *a
                   work.heads_padded <= INDEXER_HEADS_MAX &&
                   ((uintptr_t)args->rows | (uintptr_t)args->queries) % 16 == 0 &&
                   indexer_score_bytes(work.heads_padded) <= (size_t)stream->shared_bytes_max;
-    if (indexer_wide(stream, &work)) return;
+    if (rope) {
+        if (!work.packed) return false;
+        work.frequencies = rope->frequencies;
+        work.rotary = rope->rotary;
+    }
+    if (indexer_wide(stream, &work)) return true;
     SL_ASSERT(place_scratch(&work, stream->scratch, 1) <= CUDA_SCRATCH_BYTES);
     int32_t together = args->tokens;
     while (place_scratch(&work, stream->scratch, together) > CUDA_SCRATCH_BYTES)
@@ -121,4 +127,10 @@ extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *a
             indexer_score_any(stream, &work);
         indexer_select(stream, &work);
     }
+    return true;
+}
+
+extern "C" void cuda_indexer(struct stream *stream, const struct indexer_args *args)
+{
+    (void)indexer_launch(stream, args, NULL);
 }

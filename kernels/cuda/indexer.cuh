@@ -37,7 +37,16 @@ struct indexer_work {
     float scale;          /* of the weights */
     float rotation_scale;
     bool packed; /* the tensor cores' way: round, ROW_KEY, 128 channels */
+    /* Queries come unrotated: their last channels are rotated first, by these frequencies
+     * [rotary / 2]. NULL: they come as the op wants them. With `packed` alone. */
+    const float *frequencies;
+    int32_t rotary;
 };
+
+/* The op, behind `rope` of its queries unless that is NULL; false, and nothing launched: with
+ * `rope`, not `packed`. */
+bool indexer_launch(struct stream *stream, const struct indexer_args *args,
+                    const struct rope_args *rope);
 
 /* Rotates and rounds the queries, scales the weights, clears the bins. */
 void indexer_prepare(struct stream *stream, const struct indexer_work *work);

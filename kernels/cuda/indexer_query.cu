@@ -6,6 +6,7 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/rotation.cuh"
 
 #define THREADS     128
 #define WARPS       (THREADS / WARP_LANES)
@@ -43,6 +44,19 @@ __device__ __forceinline__ void round_blocks(float *x, float *scales, int width)
         if (inside) x[first + lane] = e2m1_decode(e2m1_encode(value * (1.0f / scale)));
         if (lane == 0) scales[first / LOWP_FP4_BLOCK] = scale;
     }
+}
+
+/* The lane's two pairs of channels rotated by the token's position, as rope does it. */
+__device__ __forceinline__ void rotate_pairs(const struct indexer_work &work, int t,
+                                             float x[LANE_VALUES])
+{
+    int first = (int)threadIdx.x % WARP_LANES * LANE_VALUES - (INDEXER_WIDTH - work.rotary);
+    float position = (float)work.args.positions[work.first_token + t];
+    if (first < 0) return;
+#pragma unroll
+    for (int i = 0; i < LANE_VALUES; i += 2)
+        rotation_apply(rotation_of_angle(position * work.frequencies[(first + i) / 2]), false, true,
+                       &x[i], &x[i + 1]);
 }
 
 /* 128 channels, four a lane, rotated as hadamard_rotate does it, with the same sums. */
@@ -105,6 +119,7 @@ static __global__ void __launch_bounds__(THREADS) indexer_pack_kernel(struct ind
         float4 read = *query;
         float amax = 0.0f;
         x[0] = read.x, x[1] = read.y, x[2] = read.z, x[3] = read.w;
+        if (work.frequencies) rotate_pairs(work, t, x);
         rotate_lanes(x, work.rotation_scale);
         for (int i = 0; i < LANE_VALUES; i++)
             amax = amax_step(amax, x[i]);

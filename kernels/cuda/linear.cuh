@@ -8,9 +8,21 @@
 bool linear_tiles_fp8(struct stream *stream, const struct linear_args *args);
 bool linear_tiles_bf16(struct stream *stream, const struct linear_args *args);
 
-/* The same for more than LINEAR_TOKENS_FEW tokens: a weight is read once for up to 128 of them. */
+/* The same for more than LINEAR_TOKENS_FEW tokens: a weight is read once for up to 128 of them.
+ * `items` are all taken, and have one input: it is converted once. */
 #define LINEAR_TOKENS_FEW 16
-bool linear_wide(struct stream *stream, const struct linear_args *args);
+bool linear_wide_takes(const struct stream *stream, const struct linear_args *args);
+void linear_wide(struct stream *stream, const struct linear_args *items, int32_t count);
+
+/* And through cuBLASLt: what linear_wide takes, too, and the stream's choice sends there. */
+bool linear_cublas_takes(const struct stream *stream, const struct linear_args *args);
+void linear_cublas(struct stream *stream, const struct linear_args *items, int32_t count);
+
+/* At most LINEAR_ITEMS_MAX products of the same more than LINEAR_TOKENS_FEW tokens, each by its
+ * way, inputs converted once for all that read one alike; false, and nothing is launched, if one of
+ * them is for neither way. */
+#define LINEAR_ITEMS_MAX 8
+bool linear_many(struct stream *stream, const struct linear_args *items, int32_t count);
 
 /* f32 sums of anything. */
 void linear_float(struct stream *stream, const struct linear_args *args);

@@ -1,8 +1,10 @@
-/* Linears in f32 arithmetic: f32 matrices (the residual streams' mixes), f32 numerics, odd shapes.
+/* Linears in f32 arithmetic: f32 matrices (the residual streams' mixes), f32
+ * numerics, odd shapes.
  *
- * A block takes 4 rows and 4 tokens (or one) over chunks of 1024 columns. Matrices of few rows are
- * split over the chunks among blocks; the block that finishes last adds the parts in order. With
- * quantisation the input goes through e4m3 into scratch memory first. */
+ * A block takes 4 rows and 4 tokens (or one) over chunks of 1024 columns.
+ * Matrices of few rows are split over the chunks among blocks; the block that
+ * finishes last adds the parts in order. With quantisation the input goes
+ * through e4m3 into scratch memory first. */
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -76,13 +78,14 @@ static __device__ __forceinline__ float4 load_input(const float *x, int32_t left
                        left > 3 ? x[3] : 0.0f);
 }
 
-/* This thread's share of the products of ROWS rows from `row` and TOKENS tokens from `token`. Rows
- * and tokens beyond the end repeat the last one, and are not written. */
+/* This thread's share of the products of ROWS rows from `row` and TOKENS tokens
+ * from `token`. Rows and tokens beyond the end repeat the last one, and are not
+ * written. */
 template <enum matrix_format FORMAT, int TOKENS>
 static __device__ __forceinline__ void multiply(const struct linear_args &args,
                                                 const struct float_plan &plan, int32_t group,
                                                 int32_t row, int32_t token,
-                                                float (&sums)[ROWS][TOKENS])
+                                                float (&sums)[ROWS * TOKENS])
 {
     int32_t columns = args.weight.columns;
     size_t x_stride = (size_t)args.groups * (size_t)columns;
@@ -103,10 +106,10 @@ static __device__ __forceinline__ void multiply(const struct linear_args &args,
             float4 in = load_input(x + at * x_stride + column, columns - column, plan.aligned);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                float sum = fmaf(w[r].x, in.x, sums[r][t]);
+                float sum = fmaf(w[r].x, in.x, sums[r * TOKENS + t]);
                 sum = fmaf(w[r].y, in.y, sum);
                 sum = fmaf(w[r].z, in.z, sum);
-                sums[r][t] = fmaf(w[r].w, in.w, sum);
+                sums[r * TOKENS + t] = fmaf(w[r].w, in.w, sum);
             }
         }
     }
@@ -118,26 +121,22 @@ static __global__ void __launch_bounds__(THREADS)
     linear_float_kernel(struct linear_args args, struct float_plan plan)
 {
     launch_chain();
-    __shared__ float warp_sums[WARPS][ROWS * TOKENS];
+    __shared__ float warps[WARPS][ROWS * TOKENS];
     int32_t tile = (int32_t)blockIdx.x;
     int32_t group = tile / plan.group_tiles;
     int32_t row = tile % plan.group_tiles * ROWS;
     int32_t token = (int32_t)blockIdx.z * TOKENS;
     int32_t i = (int32_t)threadIdx.x;
-    float sums[ROWS][TOKENS] = {};
+    float sums[ROWS * TOKENS] = {};
     multiply<FORMAT, TOKENS>(args, plan, group, row, token, sums);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-#pragma unroll
-        for (int t = 0; t < TOKENS; t++) {
-            float sum = warp_sum(sums[r][t]);
-            if (i % WARP_LANES == 0) warp_sums[i / WARP_LANES][r * TOKENS + t] = sum;
-        }
+    float sum = warp_sums<ROWS * TOKENS>(sums);
+    if (i % (WARP_LANES / (ROWS * TOKENS)) == 0)
+        warps[i / WARP_LANES][i % WARP_LANES / (WARP_LANES / (ROWS * TOKENS))] = sum;
     __syncthreads();
-    float sum = 0.0f;
+    sum = 0.0f;
     if (i < ROWS * TOKENS)
         for (int w = 0; w < WARPS; w++)
-            sum += warp_sums[w][i];
+            sum += warps[w][i];
     if (gridDim.y > 1) {
         size_t place = (size_t)blockIdx.z * gridDim.x + blockIdx.x;
         float *parts = plan.parts + place * gridDim.y * (ROWS * TOKENS);
@@ -155,7 +154,8 @@ static __global__ void __launch_bounds__(THREADS)
                  (size_t)r] = round_if(sum, args.round);
 }
 
-/* out = x through e4m3 and back, a warp a block of 128 columns; the twin's numbers. */
+/* out = x through e4m3 and back, a warp a block of 128 columns; the twin's
+ * numbers. */
 static __global__ void __launch_bounds__(THREADS)
     quantise_kernel(const float *x, float *out, int32_t columns, int32_t pieces)
 {

@@ -189,6 +189,14 @@ struct tile_share {
     int32_t first, stride, group;
 };
 
+/* Two products of one input side by side, as the gate and the rest of a SwiGLU: a step of the one,
+ * the same step of the other, and then what comes of both is written. Steps of such a product count
+ * twice: even ones are the gate's. */
+struct tile_gate {
+    struct matrix up;
+    float limit;
+};
+
 /* Where a warp's next load comes from: slots of its tile, then its next tile. */
 struct tile_cursor {
     int32_t step, slot;
@@ -238,12 +246,32 @@ static __device__ __forceinline__ void multiply_block(const struct tile_memory &
     sums[3] = fmaf(d[3], factor_high, sums[3]);
 }
 
-/* Adds the warps' sums of each tile in order and writes the outputs of one step. */
+/* Where the sums of a step lie, [TILE_WARPS, TILE_TOKENS, TILE_ROWS]: with a gate, its own lie
+ * there until those of the other product follow. */
+template <bool GATED>
+static __device__ __forceinline__ float *sums_of(const struct tile_memory &memory, int32_t step)
+{
+    return memory.sums + (GATED && step % 2 != 0 ? TILE_WARPS * TILE_TOKENS * TILE_ROWS : 0);
+}
+
+/* One output: the warps' sums of it in order. */
+static __device__ __forceinline__ float add_warps(const struct tile_plan &plan, const float *sums)
+{
+    float sum = 0.0f;
+    for (int32_t w = 0; w < plan.split; w++)
+        sum += sums[w * TILE_TOKENS * TILE_ROWS];
+    return sum;
+}
+
+/* Adds the warps' sums of each tile and writes the outputs of one step. */
+template <bool GATED>
 static __device__ __forceinline__ void write_step(const struct linear_args &args,
                                                   const struct tile_plan &plan,
                                                   const struct tile_memory &memory, int32_t step,
-                                                  int32_t group)
+                                                  int32_t group, float limit)
 {
+    if (GATED && step % 2 == 0) return;
+    if (GATED) step /= 2;
     int32_t tiles = TILE_WARPS / plan.split;
     int32_t per_tile = plan.tokens * TILE_ROWS;
     for (int32_t i = (int32_t)threadIdx.x; i < tiles * per_tile; i += TILE_THREADS) {
@@ -251,26 +279,39 @@ static __device__ __forceinline__ void write_step(const struct linear_args &args
         int32_t place = i % per_tile; /* token * TILE_ROWS + row */
         int32_t row = (step * tiles + tile) * TILE_ROWS + place % TILE_ROWS;
         if (row >= plan.group_rows) continue;
-        float sum = 0.0f;
-        for (int32_t w = 0; w < plan.split; w++)
-            sum += memory.sums[(tile * plan.split + w) * TILE_TOKENS * TILE_ROWS + place];
+        int32_t at = tile * plan.split * TILE_TOKENS * TILE_ROWS + place;
+        float value = round_if(add_warps(plan, sums_of<GATED>(memory, 0) + at), args.round);
+        if (GATED) {
+            float up = round_if(add_warps(plan, sums_of<GATED>(memory, 1) + at), args.round);
+            value = round_if(swiglu(value, up, limit), args.round);
+        }
         args.out[(size_t)(place / TILE_ROWS) * (size_t)args.weight.rows +
-                 (size_t)group * (size_t)plan.group_rows + (size_t)row] = round_if(sum, args.round);
+                 (size_t)group * (size_t)plan.group_rows + (size_t)row] = value;
     }
 }
 
+/* The block's step after `step`. */
+template <bool GATED>
+static __device__ __forceinline__ int32_t step_after(int32_t step, const struct tile_share &share)
+{
+    if (!GATED) return step + share.stride;
+    return step % 2 == 0 ? step + 1 : step - 1 + 2 * share.stride;
+}
+
 /* By all threads of a block, once; begins and awaits (launch.cuh). */
-template <class Format>
+template <class Format, bool GATED = false>
 static __device__ __forceinline__ void multiply_tiles(const struct linear_args &args,
                                                       const struct tile_plan &plan,
-                                                      struct tile_share share)
+                                                      struct tile_share share,
+                                                      const struct tile_gate &gate = {})
 {
     SL_SHARED(float, shared);
     launch_next();
     struct tile_memory memory;
     memory.scales = shared;
     memory.sums = memory.scales + plan.blocks * TILE_TOKENS;
-    memory.x = reinterpret_cast<uint8_t *>(memory.sums + TILE_WARPS * TILE_TOKENS * TILE_ROWS);
+    memory.x = reinterpret_cast<uint8_t *>(memory.sums +
+                                           (GATED ? 2 : 1) * TILE_WARPS * TILE_TOKENS * TILE_ROWS);
     memory.stride = plan.blocks * TILE_COLUMNS * Format::X_BYTES + Format::PAD_BYTES;
 
     int32_t warp = (int32_t)threadIdx.x / WARP_LANES;
@@ -278,30 +319,34 @@ static __device__ __forceinline__ void multiply_tiles(const struct linear_args &
     int32_t slice = warp % plan.split; /* its blocks: slice, slice + split, ... */
     int32_t tile_in_step = warp / plan.split;
     int32_t tiles = TILE_WARPS / plan.split;
-    const uint8_t *data = static_cast<const uint8_t *>(args.weight.data);
+    int32_t first_step = GATED ? 2 * share.first : share.first;
+    int32_t end_step = GATED ? 2 * plan.steps : plan.steps;
     size_t row_bytes = (size_t)args.weight.columns * Format::WEIGHT_BYTES;
     size_t group_row = (size_t)share.group * (size_t)plan.group_rows;
 
     uint4 weights[Format::DEPTH][Format::VECTORS] = {};
     uint8_t scale_codes[Format::DEPTH] = {};
-    struct tile_cursor ahead = {share.first, 0};
+    struct tile_cursor ahead = {first_step, 0};
     auto fetch = [&](uint4 *into, uint8_t *scale_code) {
-        int32_t row = (ahead.step * tiles + tile_in_step) * TILE_ROWS + lane / 4;
+        bool is_up = GATED && ahead.step % 2 != 0;
+        const void *data = is_up ? gate.up.data : args.weight.data;
+        const uint8_t *scales = is_up ? gate.up.scale : args.weight.scale;
+        int32_t tile_step = GATED ? ahead.step / 2 : ahead.step;
+        int32_t row = (tile_step * tiles + tile_in_step) * TILE_ROWS + lane / 4;
         int32_t block = slice + ahead.slot * plan.split;
-        if (ahead.step < plan.steps && row < plan.group_rows && block < plan.blocks) {
-            const uint8_t *at = data + (group_row + (size_t)row) * row_bytes +
-                                (size_t)block * TILE_COLUMNS * Format::WEIGHT_BYTES +
-                                16 * (size_t)(lane % 4);
+        if (ahead.step < end_step && row < plan.group_rows && block < plan.blocks) {
+            const uint8_t *at =
+                static_cast<const uint8_t *>(data) + (group_row + (size_t)row) * row_bytes +
+                (size_t)block * TILE_COLUMNS * Format::WEIGHT_BYTES + 16 * (size_t)(lane % 4);
 #pragma unroll
             for (int v = 0; v < Format::VECTORS; v++)
                 into[v] = load_once(at + v * Format::VECTOR_STEP);
             size_t scale_row = (group_row + (size_t)row) / LOWP_FP8_BLOCK * (size_t)plan.blocks;
-            if (Format::WEIGHT_BYTES == 1)
-                *scale_code = __ldg(args.weight.scale + scale_row + (size_t)block);
+            if (Format::WEIGHT_BYTES == 1) *scale_code = __ldg(scales + scale_row + (size_t)block);
         }
         if (++ahead.slot == plan.slots) {
             ahead.slot = 0;
-            ahead.step += share.stride;
+            ahead.step = step_after<GATED>(ahead.step, share);
         }
     };
 #pragma unroll
@@ -311,8 +356,8 @@ static __device__ __forceinline__ void multiply_tiles(const struct linear_args &
     pack_input<Format>(args, plan, memory, share.group);
     __syncthreads();
 
-    for (int32_t step = share.first; step < plan.steps; step += share.stride) {
-        int32_t row = (step * tiles + tile_in_step) * TILE_ROWS;
+    for (int32_t step = first_step; step < end_step; step = step_after<GATED>(step, share)) {
+        int32_t row = ((GATED ? step / 2 : step) * tiles + tile_in_step) * TILE_ROWS;
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         for (int32_t first = 0; first < plan.slots; first += Format::DEPTH) {
 #pragma unroll
@@ -325,14 +370,14 @@ static __device__ __forceinline__ void multiply_tiles(const struct linear_args &
                 fetch(weights[d], &scale_codes[d]);
             }
         }
-        float *mine = memory.sums + warp * TILE_TOKENS * TILE_ROWS;
+        float *mine = sums_of<GATED>(memory, step) + warp * TILE_TOKENS * TILE_ROWS;
         int32_t place = lane / 4 * TILE_ROWS + lane % 4 * 2;
         mine[place] = sums[0];
         mine[place + 1] = sums[1];
         mine[place + 8 * TILE_ROWS] = sums[2];
         mine[place + 8 * TILE_ROWS + 1] = sums[3];
         __syncthreads();
-        write_step(args, plan, memory, step, share.group);
+        write_step<GATED>(args, plan, memory, step, share.group, gate.limit);
         __syncthreads();
     }
 }

@@ -1,12 +1,13 @@
-/* Linears of more than 16 tokens on the tensor cores: fp8 and bf16 weights, in groups.
+/* Linears of more than 16 tokens on the tensor cores: fp8 and bf16 weights, in groups, and several
+ * products of one input.
  *
- * Two launches. The first makes bf16 values of the input, through e4m3 where the model rounds
- * there. The second is a bf16 product: an e4m3 value times powers of two has four significant bits,
- * so q * s_x and w * s_w are exact in bf16, and with the scales inside the operands one f32 sum
- * runs over all columns. The other way, a sum for each 128 columns scaled afterwards, doubles the
- * accumulators, and the warp's tile of 64 rows x 64 tokens, below which reading shared memory
- * outweighs the products, would no longer fit its registers. fp8 products are no choice: on Hopper
- * their sums keep about 14 bits.
+ * A launch makes bf16 values of the input (linear_input.cu), once for all products that want it so,
+ * then each has a launch of its own. That is a bf16 product: an e4m3 value times powers of two has
+ * four significant bits, so q * s_x and w * s_w are exact in bf16, and with the scales inside the
+ * operands one f32 sum runs over all columns. The other way, a sum for each 128 columns scaled
+ * afterwards, doubles the accumulators, and the warp's tile of 64 rows x 64 tokens, below which
+ * reading shared memory outweighs the products, would no longer fit its registers. fp8 products are
+ * no choice: on Hopper their sums keep about 14 bits.
  *
  * A block takes ROWS rows and TOKENS tokens of one group, in stages of 64 columns by asynchronous
  * copies. A lane owns sixteen consecutive columns of a row or token: which index of a sum is which
@@ -24,6 +25,7 @@
 #include "kernels/cuda/copy_async.cuh"
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/linear_input.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/split.cuh"
@@ -77,31 +79,6 @@ struct wide_plan {
     int32_t stages; /* of 64 columns, in all */
     uint32_t zero;  /* which the compiler does not know */
 };
-
-/* The input as bf16, a warp a block of 128 columns. FP8: columns 4i .. 4i+3 lie as 0 2 1 3, the
- * order in which the weights come apart. */
-template <bool FP8, bool QUANTISE>
-static __global__ void __launch_bounds__(THREADS)
-    linear_wide_input_kernel(const float *x, uint16_t *out, int64_t blocks)
-{
-    launch_chain();
-    int64_t block = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / WARP_LANES;
-    if (block >= blocks) return;
-    int64_t at = block * LINEAR_COLUMNS + threadIdx.x % WARP_LANES * 4;
-    float4 in = *reinterpret_cast<const float4 *>(x + at);
-    if (QUANTISE) {
-        float amax = amax_step(amax_step(amax_step(amax_step(0.0f, in.x), in.y), in.z), in.w);
-        float scale = lowp_fp8_scale(warp_max(amax));
-        float inverse = 1.0f / scale;
-        in.x = e4m3_decode(e4m3_encode(in.x * inverse)) * scale;
-        in.y = e4m3_decode(e4m3_encode(in.y * inverse)) * scale;
-        in.z = e4m3_decode(e4m3_encode(in.z * inverse)) * scale;
-        in.w = e4m3_decode(e4m3_encode(in.w * inverse)) * scale;
-    }
-    *reinterpret_cast<uint2 *>(out + at) =
-        FP8 ? make_uint2(pack_bf16(in.x, in.z), pack_bf16(in.y, in.w))
-            : make_uint2(pack_bf16(in.x, in.y), pack_bf16(in.z, in.w));
-}
 
 /* A block's tile and its part of the columns. */
 struct wide_tile {
@@ -352,25 +329,34 @@ static __global__ void __launch_bounds__(THREADS, Shape::BLOCKS)
     write_sums<Shape>(args, plan, tile, sums);
 }
 
-/* Tiles of tokens for one pass: as many as scratch holds, or down to half of that where fewer leave
- * less of the last round of blocks idle. */
-static int32_t pass_tiles(const struct stream *stream, int32_t tiles_max, int32_t tiles_a_token)
+/* Tiles of tokens for one pass over all items: as many as scratch holds, or down to half of that
+ * where fewer leave less of the last rounds of blocks idle. */
+static int32_t pass_tiles(const struct stream *stream, int32_t tiles_max,
+                          const struct linear_args *items, int32_t count)
 {
     int32_t best = tiles_max;
     double best_share = 0.0;
     for (int32_t tiles = tiles_max; tiles > 0 && 2 * tiles >= tiles_max; tiles--) {
-        int32_t count = tiles * tiles_a_token;
-        double share = (double)count / (double)ceil_div_i32(count, stream->processors);
+        int32_t blocks = 0, rounds = 0;
+        for (int32_t i = 0; i < count; i++) {
+            int32_t group_rows = items[i].weight.rows / items[i].groups;
+            int32_t mine = tiles * items[i].groups * ceil_div_i32(group_rows, wide_many::ROWS);
+            blocks += mine;
+            rounds += ceil_div_i32(mine, stream->processors);
+        }
+        double share = (double)blocks / (double)rounds;
         if (share > 1.02 * best_share) best = tiles, best_share = share;
     }
     return best;
 }
 
+/* One product of tokens whose input is in plan->x. */
 template <class Format, class Shape>
-static void run_pass(struct stream *stream, const struct linear_args *args, struct wide_plan *plan)
+static void run_shape(struct stream *stream, const struct linear_args *args, struct wide_plan *plan)
 {
     const size_t bytes = (size_t)Format::STAGES * wide_stage<Format, Shape>::BYTES;
     const size_t tile_bytes = (size_t)Shape::ROWS * Shape::TOKENS * sizeof(float);
+    plan->group_rows = args->weight.rows / args->groups;
     plan->token_tiles = ceil_div_i32(args->tokens, Shape::TOKENS);
     plan->row_tiles = ceil_div_i32(plan->group_rows, Shape::ROWS);
     int64_t tiles = (int64_t)plan->token_tiles * plan->row_tiles * args->groups;
@@ -386,42 +372,40 @@ static void run_pass(struct stream *stream, const struct linear_args *args, stru
     SL_LAUNCH(stream, (linear_wide_kernel<Format, Shape>), grid, THREADS, bytes, *args, *plan);
 }
 
+/* In passes of as many tokens as scratch holds. */
 template <class Format>
-static void run_passes(struct stream *stream, const struct linear_args *args)
+static void run_passes(struct stream *stream, const struct linear_args *items, int32_t count)
 {
-    size_t stride = (size_t)args->groups * (size_t)args->weight.columns;
+    size_t stride = (size_t)items->groups * (size_t)items->weight.columns;
     struct wide_plan plan = {};
     plan.x = reinterpret_cast<uint16_t *>(stream->scratch);
     plan.parts = reinterpret_cast<float *>(stream->scratch + X_BYTES_MAX);
     plan.tickets = stream->tickets;
-    plan.group_rows = args->weight.rows / args->groups;
-    plan.stages = args->weight.columns / COLUMNS;
-    int32_t tiles_max = (int32_t)(X_BYTES_MAX / (stride * sizeof(uint16_t)) / wide_many::TOKENS);
-    int32_t wanted = ceil_div_i32(args->tokens, wide_many::TOKENS);
-    if (wanted > tiles_max)
-        tiles_max = pass_tiles(stream, tiles_max,
-                               args->groups * ceil_div_i32(plan.group_rows, wide_many::ROWS));
-    struct linear_args part = *args;
-    for (int32_t first = 0; first < args->tokens; first += part.tokens) {
-        part.tokens = min_i32(tiles_max * wide_many::TOKENS, args->tokens - first);
-        part.x = args->x + (size_t)first * stride;
-        part.out = args->out + (size_t)first * (size_t)args->weight.rows;
-        int64_t blocks = (int64_t)((size_t)part.tokens * stride / LINEAR_COLUMNS);
-        unsigned grid = launch_blocks(blocks, WARPS);
-        if (args->quantise_input)
-            SL_LAUNCH(stream, (linear_wide_input_kernel<Format::SCALED, true>), grid, THREADS, 0,
-                      part.x, plan.x, blocks);
-        else
-            SL_LAUNCH(stream, (linear_wide_input_kernel<Format::SCALED, false>), grid, THREADS, 0,
-                      part.x, plan.x, blocks);
-        if (part.tokens <= wide_few::TOKENS)
-            run_pass<Format, wide_few>(stream, &part, &plan);
-        else
-            run_pass<Format, wide_many>(stream, &part, &plan);
+    plan.stages = items->weight.columns / COLUMNS;
+    int32_t tiles = (int32_t)(X_BYTES_MAX / (stride * sizeof(uint16_t)) / wide_many::TOKENS);
+    if (ceil_div_i32(items->tokens, wide_many::TOKENS) > tiles)
+        tiles = pass_tiles(stream, tiles, items, count);
+    for (int32_t first = 0; first < items->tokens; first += tiles * wide_many::TOKENS) {
+        int32_t tokens = min_i32(tiles * wide_many::TOKENS, items->tokens - first);
+        struct linear_input input = {.x = items->x + (size_t)first * stride,
+                                     .out = plan.x,
+                                     .count = (int64_t)((size_t)tokens * stride),
+                                     .quantise = items->quantise_input,
+                                     .swap = Format::SCALED};
+        linear_input_bf16(stream, &input);
+        for (int32_t i = 0; i < count; i++) {
+            struct linear_args part = items[i];
+            part.tokens = tokens;
+            part.out += (size_t)first * (size_t)part.weight.rows;
+            if (tokens <= wide_few::TOKENS)
+                run_shape<Format, wide_few>(stream, &part, &plan);
+            else
+                run_shape<Format, wide_many>(stream, &part, &plan);
+        }
     }
 }
 
-bool linear_wide(struct stream *stream, const struct linear_args *args)
+bool linear_wide_takes(const struct stream *stream, const struct linear_args *args)
 {
     bool fp8 = args->weight.format == MATRIX_FP8;
     size_t token_bytes = (size_t)args->groups * (size_t)args->weight.columns * sizeof(uint16_t);
@@ -433,10 +417,13 @@ bool linear_wide(struct stream *stream, const struct linear_args *args)
             : args->quantise_input || !args->bf16_input)
         return false;
     size_t shared_bytes = (size_t)wide_bf16::STAGES * wide_stage<wide_bf16, wide_many>::BYTES;
-    if ((size_t)stream->shared_bytes_max < shared_bytes) return false;
-    if (fp8)
-        run_passes<wide_fp8>(stream, args);
+    return (size_t)stream->shared_bytes_max >= shared_bytes;
+}
+
+void linear_wide(struct stream *stream, const struct linear_args *items, int32_t count)
+{
+    if (items->weight.format == MATRIX_FP8)
+        run_passes<wide_fp8>(stream, items, count);
     else
-        run_passes<wide_bf16>(stream, args);
-    return true;
+        run_passes<wide_bf16>(stream, items, count);
 }

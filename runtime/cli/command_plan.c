@@ -6,7 +6,7 @@
 #include <string.h>
 
 struct plan_options {
-    const char *model, *shape;
+    const char *model, *shape, *profile;
     uint64_t dense_bytes;
     bool json, this_machine;
 };
@@ -21,7 +21,9 @@ static const struct option_spec plan_specs[] = {
     {"dense", 0, OPTION_SIZE, false, FIELD(dense_bytes), .value = "SIZE",
      .help = "weights that every token reads (V4-Flash: 7.8 GB)"},
     {"this-machine", 0, OPTION_FLAG, false, FIELD(this_machine),
-     .help = "with this machine's RAM, and no GPU unless --gpu is given"},
+     .help = "with this machine's RAM and measured rates, and no GPU unless --gpu is given"},
+    {"machine", 0, OPTION_TEXT, false, FIELD(profile), .value = "FILE",
+     .help = "its figures of 'sluice bench host', or \"none\" (~/.cache/sluice/machine)"},
     {"json", 0, OPTION_FLAG, false, FIELD(json), .help = "the plan as JSON"},
     {0},
 };
@@ -44,12 +46,17 @@ int command_plan(int argc, char **argv)
     if (!command_parse(&command, argc, argv, &exit_code)) return exit_code;
     if (options.model && options.shape) return command_usage("plan", "give -m or --shape");
     struct sl_error error = {0};
+    if (options.profile && !options.this_machine)
+        return command_usage("plan", "--machine goes with --this-machine");
     if (options.this_machine) sl_machine_this(&wanted.machine);
     if (machine.gpu_bytes != UINT64_MAX) wanted.machine.gpu_bytes = machine.gpu_bytes;
     if (machine.ram_bytes != UINT64_MAX) wanted.machine.ram_bytes = machine.ram_bytes;
     if (machine_args_rates(&machine, &wanted.machine, &error) != SL_OK)
         return command_usage("plan", error.message);
     wanted.model_dir = options.model;
+    wanted.this_machine = options.this_machine;
+    wanted.machine_profile = options.profile;
+    if (options.profile && strcmp(options.profile, "none") == 0) wanted.machine_profile = "";
     wanted.dense_bytes = options.dense_bytes;
     if (options.shape) wanted.shape = options.shape;
     char *report = NULL;

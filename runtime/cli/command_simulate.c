@@ -9,7 +9,7 @@ struct simulate_args {
     const char *trace;
     int32_t preset, policy, layers, experts, top, hash_layers;
     uint64_t expert_bytes, warm, tokens, seed;
-    double dense_ms, recall, precision;
+    double dense_ms, recall[2], precision[2];
     bool json, inclusive, no_prefetch;
 };
 
@@ -36,10 +36,14 @@ static const struct option_spec simulate_specs[] = {
      .help = "of one expert (12.75 MiB)"},
     {"dense-ms", 0, OPTION_NUMBER, false, FIELD(dense_ms), 0, 10000, .value = "X",
      .help = "a token's time outside its experts (4.3)"},
-    {"recall", 0, OPTION_NUMBER, false, FIELD(recall), 0, 1, .value = "X",
+    {"recall", 0, OPTION_NUMBER, false, FIELD(recall[0]), 0, 1, .value = "X",
      .help = "misses that a router one layer early finds (0.46)"},
-    {"precision", 0, OPTION_NUMBER, false, FIELD(precision), 0.01, 1, .value = "X",
+    {"precision", 0, OPTION_NUMBER, false, FIELD(precision[0]), 0.01, 1, .value = "X",
      .help = "of its guesses (0.71)"},
+    {"recall-2", 0, OPTION_NUMBER, false, FIELD(recall[1]), 0, 1, .value = "X",
+     .help = "the same of a router two layers early (0.36)"},
+    {"precision-2", 0, OPTION_NUMBER, false, FIELD(precision[1]), 0.01, 1, .value = "X",
+     .help = "of its guesses (0.58)"},
     {"no-prefetch", 0, OPTION_FLAG, false, FIELD(no_prefetch), .help = "fetch only on demand"},
     {"inclusive", 0, OPTION_FLAG, false, FIELD(inclusive),
      .help = "what the GPU holds stays in RAM as well"},
@@ -62,8 +66,8 @@ static struct simulate_args default_args(const struct sl_simulation *from)
                                   .tokens = from->tokens,
                                   .seed = from->seed,
                                   .dense_ms = from->dense_seconds * 1e3,
-                                  .recall = from->recall,
-                                  .precision = from->precision};
+                                  .recall = {from->recall[0], from->recall[1]},
+                                  .precision = {from->precision[0], from->precision[1]}};
 }
 
 static void apply(const struct simulate_args *args, struct sl_simulation *out)
@@ -77,8 +81,10 @@ static void apply(const struct simulate_args *args, struct sl_simulation *out)
     out->hash_layers = args->hash_layers;
     out->expert_bytes = args->expert_bytes;
     out->dense_seconds = args->dense_ms / 1e3;
-    out->recall = args->no_prefetch ? 0 : args->recall;
-    out->precision = args->precision;
+    for (int32_t i = 0; i < 2; i++) {
+        out->recall[i] = args->no_prefetch ? 0 : args->recall[i];
+        out->precision[i] = args->precision[i];
+    }
     out->hash_exact = !args->no_prefetch;
     out->inclusive = args->inclusive;
     out->warm_tokens = args->warm;

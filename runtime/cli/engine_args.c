@@ -57,7 +57,7 @@ const struct option_spec engine_args_specs[] = {
      .value = "KIND",
      .help = "experts read ahead: auto, off, or hash, only what token ids tell (auto)"},
     {"prefetch-depth", 0, OPTION_INT, false, FIELD(prefetch_depth), 1, 2, .value = "N",
-     .help = "layers that routers look ahead, 1 or 2 (1)"},
+     .help = "layers that routers look ahead, 1 or 2 (1; with a GPU 2)"},
     {"policy", 0, OPTION_CHOICE, false, FIELD(policy), .choices = policy_names, .value = "NAME",
      .help = "which experts stay: blend, lru, lfu, or static as --profile says (blend)"},
     {"pin-layers", 0, OPTION_TEXT, false, FIELD(pinned), .value = "LIST",

@@ -2,7 +2,9 @@
  *
  * The engine end to end on the GPU: the published program's outputs in chunks of every kind,
  * wherever experts lie, recorded passes against plain launches. Linked with the GPU's kernels, and
- * with the emulator's, which is slow: there sequences are short, unless SLUICE_GPU_WHOLE is set. */
+ * with the emulator's, which is slow: there sequences are short, unless SLUICE_GPU_WHOLE is set.
+ * SLUICE_GPU_CHUNKS, as "130 600": instead of all that, the published prompts alone, up to 600
+ * tokens, in chunks of these sizes (under emulation about an hour each). */
 #include "kernels/cuda/cuda.h"
 #include "kernels/gpu.h"
 #include "tests/support.h"
@@ -14,7 +16,8 @@
 #include <string.h>
 
 #define PROMPT     3 /* tokens in one pass, before those that come one by one */
-#define TOKENS_MAX 130
+#define TOKENS_MAX 600
+#define CHUNKS_MAX 8
 
 /* Device slots: enough for every expert, a few, a hundredth of the experts, none. */
 enum { SLOTS_ALL = 96, SLOTS_FEW = 12, SLOTS_ONE = 1, SLOTS_NONE = 0 };
@@ -24,8 +27,11 @@ struct fixture {
     char *directory;
     struct golden_sequence sequence;
     size_t vocab;
-    bool whole;     /* hardware, or patience */
-    uint64_t needs; /* of the GPU, beside experts */
+    bool whole;                 /* hardware, or patience */
+    int32_t chunks[CHUNKS_MAX]; /* sizes to cut all golden prompts into */
+    int32_t chunk_count;        /* 0: a short sequence, in chunks of one size */
+    bool prompts_only;          /* that, and nothing token by token */
+    uint64_t needs;             /* of the GPU, beside experts */
     uint64_t slot_bytes;
 };
 
@@ -90,33 +96,36 @@ static sl_engine *open_with_chunk(void *context, const char *directory, enum sl_
     return engine;
 }
 
-static void f32_logits_are_the_published_ones_in_chunks_of_every_kind(void **state)
+/* All golden sequences in chunks of every size; or, where that takes too long, those of up to
+ * `short_tokens` of one checkpoint in chunks of `short_chunk`. */
+static void check_golden(void (*compare)(const struct golden_check *, const char *),
+                         int32_t short_chunk, int32_t short_tokens)
 {
-    static const int32_t chunks[] = {1, 16, 17, 64, 130};
-    (void)state;
-    for (size_t i = 0; i < (fixture->whole ? SL_COUNT_OF(chunks) : 1); i++) {
-        int32_t chunk = chunks[i];
+    bool all = fixture->chunk_count > 0;
+    for (int32_t i = 0; i < max_i32(fixture->chunk_count, 1); i++) {
+        int32_t chunk = all ? fixture->chunks[i] : short_chunk;
         struct golden_check check = {.open = open_with_chunk,
                                      .context = &chunk,
-                                     .tokens_max = fixture->whole ? TOKENS_MAX : 1,
-                                     .sequences_min = 1};
+                                     .tokens_max = all ? TOKENS_MAX : short_tokens,
+                                     .sequences_min = all ? 4 : 1,
+                                     .rows_min = all ? 21 : 16,
+                                     .prompts_only = fixture->prompts_only};
         printf("chunks of %d:\n", (int)chunk);
-        golden_check_f32(&check, "tiny-a");
-        if (fixture->whole) golden_check_f32(&check, "tiny-b");
+        compare(&check, "tiny-a");
+        if (all) compare(&check, "tiny-b");
     }
+}
+
+static void f32_logits_are_the_published_ones_in_chunks_of_every_kind(void **state)
+{
+    (void)state;
+    check_golden(golden_check_f32, 1, 1);
 }
 
 static void exact_logits_agree_statistically_with_the_published_ones(void **state)
 {
-    int32_t chunk = fixture->whole ? 64 : 16;
-    struct golden_check check = {.open = open_with_chunk,
-                                 .context = &chunk,
-                                 .tokens_max = fixture->whole ? 600 : 7,
-                                 .sequences_min = 2,
-                                 .rows_min = fixture->whole ? 21 : 16};
     (void)state;
-    golden_check_exact(&check, "tiny-a");
-    if (fixture->whole) golden_check_exact(&check, "tiny-b");
+    check_golden(golden_check_exact, 16, 7);
 }
 
 /* ---- residency ---- */
@@ -217,6 +226,27 @@ static void choose_sequence(struct fixture *into, const char *name)
     assert_true(into->sequence.count > PROMPT);
 }
 
+/* The sizes of chunks asked for; of hardware all kinds: one token, a whole pass of decode, wide
+ * passes of one piece of attention's window and of more, with and without a rest. */
+static void choose_chunks(struct fixture *into)
+{
+    static const int32_t every_kind[] = {1, 16, 17, 64, 130, 600};
+    const char *asked = getenv("SLUICE_GPU_CHUNKS");
+    into->prompts_only = asked != NULL;
+    if (!asked && into->whole) {
+        memcpy(into->chunks, every_kind, sizeof every_kind);
+        into->chunk_count = SL_COUNT_OF(every_kind);
+    }
+    while (asked && *asked) {
+        char *end;
+        long chunk = strtol(asked, &end, 10);
+        if (end == asked || chunk < 1 || chunk > TOKENS_MAX || into->chunk_count == CHUNKS_MAX)
+            fail_msg("SLUICE_GPU_CHUNKS: up to %d sizes of 1 to %d tokens", CHUNKS_MAX, TOKENS_MAX);
+        into->chunks[into->chunk_count++] = (int32_t)chunk;
+        asked = end;
+    }
+}
+
 static int set_up(void **state)
 {
     static struct fixture made;
@@ -227,6 +257,7 @@ static int set_up(void **state)
     assert_int_equal(cuda_device_open(0, &info, NULL), SL_OK);
     made.whole = !info.emulated || getenv("SLUICE_GPU_WHOLE") != NULL;
     made.directory = golden_directory("tiny-a");
+    choose_chunks(&made);
     choose_sequence(&made, made.whole ? "t130" : "t7");
 
     struct sl_engine_options options = options_for(SL_NUMERICS_EXACT);
@@ -262,6 +293,10 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", error.message);
         return 77;
     }
-    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    setvbuf(stdout, NULL, _IOLBF, 0); /* minutes lie between lines */
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    else if (getenv("SLUICE_GPU_CHUNKS"))
+        cmocka_set_test_filter("*_logits_*");
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

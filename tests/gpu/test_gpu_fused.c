@@ -72,7 +72,7 @@ static struct fused_turn_args turn_args(const struct turn_arrays *a, int32_t tok
         .norm = AT(norm),
         .routed = experts ? AT(routed) : NULL,
         .host_routed = AT(host_routed),
-        .gather = AT(gather),
+        .gather = tokens <= FUSED_TOKENS_MAX ? AT(gather) : NULL,
         .top = TOP};
 #undef AT
 }
@@ -87,7 +87,7 @@ static void run_chain(struct twin *twin, const struct fused_turn_args *args, flo
         struct moe_combine_args combine = {args->routed,    args->post.x, (float *)args->post.x,
                                            tokens,          TOP,          hidden,
                                            args->post.round};
-        cpu->gather_rows(twin->cpu_stream, &gather);
+        if (args->gather) cpu->gather_rows(twin->cpu_stream, &gather);
         cpu->moe_combine(twin->cpu_stream, &combine);
     }
     cpu->hyper_post(twin->cpu_stream, &args->post);
@@ -133,6 +133,58 @@ static void turn_is_its_chain(struct twin *twin)
                 turn(twin, token_counts[i], widths[j], experts, j != 1);
 }
 
+static void turn_of_a_chunk_is_its_chain(struct twin *twin)
+{
+    static const int32_t token_counts[] = {17, 128, 129}, widths[] = {64, 320, 1024};
+    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
+        for (size_t j = 0; j < (i == 0 ? SL_COUNT_OF(widths) : 2); j++)
+            turn(twin, token_counts[i], widths[j], (i + j) % 2 == 0, j != 1);
+}
+
+/* Tokens of a chunk, from `first` on, in a turn of their own, the streams as they came. */
+static void turn_part(struct twin *twin, struct turn_arrays *a, int32_t first, int32_t tokens,
+                      int32_t hidden)
+{
+    struct fused_turn_args args = turn_args(a, tokens, hidden, true, true, true);
+    size_t skip = (size_t)first, width = (size_t)hidden;
+    args.post.x += skip * width;
+    args.pre.x += skip * width;
+    args.routed += skip * TOP * width;
+    args.post.streams = (float *)a->streams.device + skip * STREAMS * width;
+    args.pre.streams = args.post.streams;
+    args.pre.post += skip * STREAMS;
+    args.post.post = args.pre.post;
+    args.pre.comb += skip * STREAMS * STREAMS;
+    args.post.comb = args.pre.comb;
+    twin_upload(twin, &a->streams);
+    twin_upload(twin, &a->post);
+    twin_upload(twin, &a->comb);
+    TWIN_CHECK(twin, twin->gpu->fused->turn(twin->gpu_stream, &args), "refused");
+}
+
+static void a_token_turns_alike_whatever_its_neighbours(struct twin *twin)
+{
+    const int32_t tokens = 129, hidden = 320, first = 41, few = 50;
+    struct turn_arrays a = make_arrays(twin, tokens, hidden, true);
+    struct twin_array *arrays[] = {&a.streams, &a.post, &a.comb, &a.out};
+    size_t whole = (size_t)tokens, skip = (size_t)first;
+    uint8_t *kept[SL_COUNT_OF(arrays)];
+    turn_part(twin, &a, 0, tokens, hidden);
+    for (size_t i = 0; i < SL_COUNT_OF(arrays); i++) {
+        kept[i] = twin_host(arrays[i]->bytes);
+        memcpy(kept[i], twin_download(twin, arrays[i]), arrays[i]->bytes);
+    }
+    turn_part(twin, &a, first, few, hidden);
+    for (size_t i = 0; i < SL_COUNT_OF(arrays); i++) {
+        size_t bytes = arrays[i]->bytes / whole;
+        const uint8_t *got = twin_download(twin, arrays[i]);
+        twin_check_bytes(twin, "a token's part", got + skip * bytes, kept[i] + skip * bytes,
+                         (size_t)few * bytes);
+        free(kept[i]);
+    }
+    free_arrays(twin, &a);
+}
+
 static void turn_refuses_what_it_cannot_take(struct twin *twin)
 {
     struct turn_arrays a = make_arrays(twin, 1, 64, true);
@@ -141,105 +193,10 @@ static void turn_refuses_what_it_cannot_take(struct twin *twin)
     TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "three streams taken");
     args = turn_args(&a, 1, 32, false, true, true);
     TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "32 channels taken");
+    args = turn_args(&a, FUSED_TOKENS_MAX + 1, 64, true, true, true);
+    args.gather = a.gather.device;
+    TWIN_CHECK(twin, !twin->gpu->fused->turn(twin->gpu_stream, &args), "a chunk's rows gathered");
     free_arrays(twin, &a);
-}
-
-/* ---- linears ---- */
-
-struct shape {
-    enum matrix_format format;
-    int32_t rows, columns;
-    bool round;
-};
-
-struct product {
-    struct twin_array x, weights, scales, alone, together;
-};
-
-static struct product make_product(struct twin *twin, const struct shape *shape, int32_t tokens,
-                                   struct linear_args *args)
-{
-    bool fp8 = shape->format == MATRIX_FP8;
-    size_t elements = (size_t)shape->rows * (size_t)shape->columns;
-    size_t blocks =
-        (size_t)ceil_div_i32(shape->rows, 128) * (size_t)ceil_div_i32(shape->columns, 128);
-    size_t out_bytes = (size_t)tokens * (size_t)shape->rows * sizeof(float);
-    struct product product = {.x = floats(twin, (size_t)tokens * (size_t)shape->columns, 1, true),
-                              .weights = twin_array_make(twin, elements * (fp8 ? 1 : 2)),
-                              .scales = twin_array_make(twin, blocks),
-                              .alone = twin_array_make(twin, out_bytes),
-                              .together = twin_array_make(twin, out_bytes)};
-    if (fp8)
-        twin_fill_e4m3(twin, product.weights.host, elements);
-    else
-        twin_fill_bf16(twin, product.weights.host, elements, 1);
-    twin_fill_e8m0(twin, product.scales.host, blocks, -4, 4);
-    twin_upload(twin, &product.weights);
-    twin_upload(twin, &product.scales);
-    *args = (struct linear_args){.x = product.x.device,
-                                 .weight = {product.weights.device, product.scales.device,
-                                            shape->format, shape->rows, shape->columns},
-                                 .out = product.together.device,
-                                 .tokens = tokens,
-                                 .groups = 1,
-                                 .quantise_input = fp8,
-                                 .round = shape->round,
-                                 .bf16_input = true};
-    return product;
-}
-
-static void free_product(struct twin *twin, struct product *product)
-{
-    struct twin_array *all[] = {&product->x, &product->weights, &product->scales, &product->alone,
-                                &product->together};
-    for (size_t i = 0; i < SL_COUNT_OF(all); i++)
-        twin_array_free(twin, all[i]);
-}
-
-/* All of them together, and one by one by the same processor: the same bits. */
-static void linears(struct twin *twin, const struct shape *shapes, int32_t count, int32_t tokens)
-{
-    struct linear_args items[FUSED_LINEARS_MAX];
-    struct product products[FUSED_LINEARS_MAX];
-    for (int32_t i = 0; i < count; i++)
-        products[i] = make_product(twin, &shapes[i], tokens, &items[i]);
-    TWIN_CHECK(twin, twin->gpu->fused->linears(twin->gpu_stream, items, count), "refused");
-    for (int32_t i = 0; i < count; i++) {
-        struct product *product = &products[i];
-        struct linear_args alone = items[i];
-        alone.out = product->alone.device;
-        twin->gpu->linear(twin->gpu_stream, &alone);
-        twin_check_bytes(twin, "products", twin_download(twin, &product->together),
-                         twin_download(twin, &product->alone), product->alone.bytes);
-        free_product(twin, product);
-    }
-}
-
-static void linears_are_their_items(struct twin *twin)
-{
-    static const int32_t token_counts[] = {0, 1, 3, 16};
-    static const struct shape layer[] = {
-        {MATRIX_FP8, 256, 512, true},   {MATRIX_FP8, 128, 512, true},
-        {MATRIX_BF16, 256, 512, false}, {MATRIX_BF16, 256, 512, false},
-        {MATRIX_BF16, 64, 512, false},  {MATRIX_BF16, 8, 512, true},
-        {MATRIX_BF16, 16, 512, false}};
-    static const struct shape pair[] = {{MATRIX_FP8, 2048, 256, true}, {MATRIX_FP8, 8, 128, true}};
-    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
-        linears(twin, layer, SL_COUNT_OF(layer), token_counts[i]);
-        linears(twin, pair, 2, token_counts[i]);
-        linears(twin, pair + 1, 1, token_counts[i]);
-    }
-}
-
-static void linears_refuse_what_they_cannot_take(struct twin *twin)
-{
-    static const struct shape odd = {MATRIX_FP8, 12, 128, true}, good = {MATRIX_FP8, 8, 128, true};
-    struct linear_args items[2];
-    struct product products[] = {make_product(twin, &good, 1, &items[0]),
-                                 make_product(twin, &odd, 1, &items[1])};
-    TWIN_CHECK(twin, !twin->gpu->fused->linears(twin->gpu_stream, items, 2), "12 rows taken");
-    free_product(twin, &products[0]);
-    free_product(twin, &products[1]);
 }
 
 /* ---- latents ---- */
@@ -406,66 +363,15 @@ static void latents_are_their_chain(struct twin *twin)
             latents(twin, token_counts[i], compressors);
 }
 
-/* ---- queries ---- */
-
-static void queries(struct twin *twin, int32_t tokens, int32_t heads, int32_t index_heads,
-                    bool round)
-{
-    const struct ops *gpu = twin->gpu;
-    size_t rows = (size_t)tokens;
-    struct twin_array x = floats(twin, rows * (size_t)heads * HEAD, 2, round),
-                      index = floats(twin, rows * (size_t)index_heads * INDEX, 2, round),
-                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
-                      positions = twin_array_make(twin, rows * 4);
-    for (int32_t t = 0; t < tokens; t++)
-        ((int32_t *)positions.host)[t] = 1000 * t + 127;
-    twin_upload(twin, &positions);
-    struct fused_queries_args args = {.heads = {x.device, tokens * heads, HEAD, 1e-6f, round},
-                                      .rope = {x.device, positions.device, frequencies.device,
-                                               tokens, heads, HEAD, ROTARY, false, round},
-                                      .index = {index.device, positions.device, frequencies.device,
-                                                index_heads ? tokens : 0, index_heads, INDEX,
-                                                ROTARY, false, round}};
-    TWIN_CHECK(twin, gpu->fused->queries(twin->gpu_stream, &args), "refused");
-    struct twin_array *arrays[] = {&x, &index};
-    void *fused[2];
-    for (int i = 0; i < 2; i++) {
-        fused[i] = twin_host(arrays[i]->bytes);
-        memcpy(fused[i], twin_download(twin, arrays[i]), arrays[i]->bytes);
-        twin_upload(twin, arrays[i]);
-    }
-    gpu->head_norm(twin->gpu_stream, &args.heads);
-    gpu->rope(twin->gpu_stream, &args.rope);
-    if (index_heads) gpu->rope(twin->gpu_stream, &args.index);
-    for (int i = 0; i < 2; i++) {
-        twin_check_bytes(twin, i ? "index queries" : "queries", fused[i],
-                         twin_download(twin, arrays[i]), arrays[i]->bytes);
-        free(fused[i]);
-        twin_array_free(twin, arrays[i]);
-    }
-    twin_array_free(twin, &frequencies);
-    twin_array_free(twin, &positions);
-}
-
-static void queries_are_their_chain(struct twin *twin)
-{
-    static const int32_t token_counts[] = {0, 1, 3, 16};
-    for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++)
-        for (int round = 0; round < 2; round++) {
-            queries(twin, token_counts[i], 8, 4, round);
-            queries(twin, token_counts[i], 13, 0, round);
-        }
-}
-
 int main(int argc, char **argv)
 {
     static const struct twin_case cases[] = {
         {"turn is its chain", turn_is_its_chain},
+        {"turn of a chunk is its chain", turn_of_a_chunk_is_its_chain},
+        {"a token turns alike whatever its neighbours",
+         a_token_turns_alike_whatever_its_neighbours},
         {"turn refuses what it cannot take", turn_refuses_what_it_cannot_take},
-        {"linears are their items", linears_are_their_items},
-        {"linears refuse what they cannot take", linears_refuse_what_they_cannot_take},
         {"latents are their chain", latents_are_their_chain},
-        {"queries are their chain", queries_are_their_chain},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));
 }

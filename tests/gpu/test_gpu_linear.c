@@ -1,4 +1,5 @@
 /* Linears against their twin: every format and way, real and odd shapes. */
+#include "kernels/cuda/linear_choice.h"
 #include "kernels/lowp.h"
 #include "tests/gpu/twin.h"
 
@@ -202,6 +203,69 @@ static void many_tokens_are_close(struct twin *twin)
     }
 }
 
+/* As above through cuBLASLt, where it can be had; under emulation through what stands in for it.
+ * Tokens that are no multiple of 4, row blocks and scales of a row that fill no unit of the
+ * library's; on a GPU more than one pass as well. */
+static void products_of_the_library_are_close(struct twin *twin)
+{
+    static const struct product shapes[] = {
+        {MATRIX_FP8, 17, 16, 128, 1, true, true, true},
+        {MATRIX_FP8, 64, 272, 384, 1, true, false, false},
+        {MATRIX_FP8, 131, 144, 640, 1, true, true, true},
+        {MATRIX_FP8, 1000, 2048, 4096, 1, true, true, true},
+        {MATRIX_FP8, 4099, 512, 8192, 1, true, false, true},
+        {MATRIX_FP8, 8192, 1024, 4096, 1, true, true, true},
+    };
+    struct sl_error error;
+    if (cuda_stream_linears(twin->gpu_stream, CUDA_LINEARS_CUBLAS, &error) != SL_OK) {
+        printf("skipped: %s\n", error.message);
+        return;
+    }
+    /* On a GPU sums of 128 columns stay in the tensor core, with about 14 bits. */
+    double rms = twin->device.emulated ? 4e-6 : 1e-3;
+    for (size_t i = 0; i < SL_COUNT_OF(shapes); i++) {
+        struct product p = shapes[i];
+        struct operands o;
+        if (p.tokens > 200 && twin->device.emulated) continue;
+        fill(twin, &p, &o);
+        struct linear_args args = arguments(&p, &o, false);
+        twin->cpu->linear(twin->cpu_stream, &args);
+        args = arguments(&p, &o, true);
+        TWIN_CHECK(twin, cuda_linear_by_cublas(twin->gpu_stream, &args), "case %zu: not taken", i);
+        twin->gpu->linear(twin->gpu_stream, &args);
+        twin_check_close(twin, "product of the library", twin_download(twin, &o.out), o.out.host,
+                         o.out_count, p.round ? 2e-3 : rms, p.round ? 0x1p-7 : 4 * rms);
+        release(twin, &o);
+    }
+    TWIN_CHECK(twin, cuda_stream_linears(twin->gpu_stream, CUDA_LINEARS_MEASURED, &error) == SL_OK,
+               "no way back");
+}
+
+/* A table's lines, and that what none of them names takes our kernel. */
+static void choices_are_the_tables_lines(struct twin *twin)
+{
+    static const struct linear_choice table[] = {
+        {90, 512, 4096, 128, 1024}, {90, 512, 4096, 8192, 8192}, {0, 0, 0, 0, 0}};
+    static const struct {
+        int32_t arch, rows, columns, tokens;
+        bool named;
+    } cases[] = {
+        {90, 512, 4096, 128, true},  {90, 512, 4096, 1024, true},  {90, 512, 4096, 8192, true},
+        {90, 512, 4096, 127, false}, {90, 512, 4096, 1025, false}, {90, 1024, 4096, 128, false},
+        {90, 512, 2048, 128, false}, {80, 512, 4096, 128, false},
+    };
+    for (size_t i = 0; i < SL_COUNT_OF(cases); i++)
+        TWIN_CHECK(twin,
+                   linear_choice_has(table, cases[i].arch, cases[i].rows, cases[i].columns,
+                                     cases[i].tokens) == cases[i].named,
+                   "case %zu", i);
+    TWIN_CHECK(twin, linear_choice_has_arch(table, 90) && !linear_choice_has_arch(table, 80),
+               "devices");
+    for (const struct linear_choice *line = linear_choices(); line->arch != 0; line++)
+        TWIN_CHECK(twin, line->tokens_from > 16 && line->tokens_from <= line->tokens_to,
+                   "%d to %d tokens", (int)line->tokens_from, (int)line->tokens_to);
+}
+
 /* Scales up to the largest that leave outputs finite, and down to where weights are subnormal. */
 static void extreme_scales_are_close(struct twin *twin)
 {
@@ -287,6 +351,8 @@ int main(int argc, char **argv)
         {"linears of a Flash layer are close to their twin", real_shapes_are_close},
         {"linears of odd shapes are close to their twin", odd_shapes_are_close},
         {"linears of many tokens are close to their twin", many_tokens_are_close},
+        {"linears through cuBLASLt are close to their twin", products_of_the_library_are_close},
+        {"linears take the way that a table's line names", choices_are_the_tables_lines},
         {"linears with extreme scales are close to their twin", extreme_scales_are_close},
         {"tokens in a chunk are close to what decode makes of them", chunks_are_close_to_decode},
         {"a token's outputs do not depend on its neighbours", tokens_do_not_depend_on_neighbours},
