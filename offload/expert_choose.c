@@ -223,8 +223,9 @@ int32_t choose_next_read(struct expert_store *store)
         evicted = residency_value(&store->host.residency, victim);
     }
     while (expert_fetcher_takes_more(store->fetcher)) {
-        double arrival_ns = (active + 1) * rates_disk_ns(&store->rates, active + 1);
-        if (!prefetch_next(&store->prefetch, PREFETCH_DISK, arrival_ns, evicted, &guess)) break;
+        double each_ns = rates_disk_ns(&store->rates, active + 1);
+        struct prefetch_transfer transfer = {.wait_ns = active * each_ns, .busy_ns = each_ns};
+        if (!prefetch_next(&store->prefetch, PREFETCH_DISK, transfer, evicted, &guess)) break;
         bool somewhere = store->host.slot_of[guess.expert_idx] >= 0 ||
                          (store_has_device(store) && store->device.slot_of[guess.expert_idx] >= 0);
         if (!somewhere) return guess.expert_idx;
@@ -244,9 +245,10 @@ int32_t choose_next_copy(struct expert_store *store)
         if (victim < 0 && store_device_free(store) == 0) return -1;
         if (victim >= 0) evicted = residency_value(&store->device.residency, victim);
     }
-    double arrival_ns = (store->transfer.lanes[DEVICE_UP].count + 1) *
-                        rates_expert_ns(&store->rates, RATES_UP, 1, true);
-    if (!prefetch_next(&store->prefetch, PREFETCH_UP, arrival_ns, evicted, &guess)) return -1;
+    double each_ns = rates_expert_ns(&store->rates, RATES_UP, 1, true);
+    struct prefetch_transfer transfer = {
+        .wait_ns = store->transfer.lanes[DEVICE_UP].count * each_ns, .busy_ns = each_ns};
+    if (!prefetch_next(&store->prefetch, PREFETCH_UP, transfer, evicted, &guess)) return -1;
     return guess.expert_idx;
 }
 

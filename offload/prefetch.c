@@ -7,10 +7,12 @@
 #define BELIEF_HALF_LIFE 64
 /* Guesses come true as promised until so many say otherwise. */
 #define BELIEF_PRIOR 2.0
-/* What moves the estimate of the time between visits half of the way, in visits. */
-#define VISIT_HALF_LIFE 32
-/* The same for the time between demands, in gaps. */
+/* A visit that took longer (shorter) than the estimate moves it up (down) by this part. */
+#define VISIT_STEP 0.04
+/* What moves the estimate of the time between demands half of the way, in gaps. */
 #define GAP_HALF_LIFE 16
+/* Of a trial that promises nothing: less than of anything that does. */
+#define TRIAL_WORTH 1e-6
 /* A gap counts as so many means at most: between two answers lies any time. */
 #define GAP_MAX 8
 
@@ -132,8 +134,9 @@ void prefetch_visit(struct prefetch *prefetch, int64_t visit, int64_t now_ns)
     if (prefetch->last_ns >= 0 && visit > prefetch->visit && now_ns >= prefetch->last_ns) {
         double passed = (double)(visit - prefetch->visit);
         double each = (double)(now_ns - prefetch->last_ns) / passed;
-        double keep = prefetch->visit_ns > 0 ? exp2(-fmin(passed, 64) / VISIT_HALF_LIFE) : 0;
-        prefetch->visit_ns = prefetch->visit_ns * keep + each * (1 - keep);
+        double known = prefetch->visit_ns;
+        prefetch->visit_ns =
+            known > 0 ? known * (each > known ? 1 + VISIT_STEP : 1 - VISIT_STEP) : each;
     }
     prefetch->visit = visit;
     prefetch->last_ns = now_ns;
@@ -164,13 +167,6 @@ int32_t prefetch_unasked(const struct prefetch *prefetch, enum prefetch_link lin
     for (int32_t i = 0; i < queue->started_count; i++)
         awaited += queue->started[i].in_flight && queue->started[i].awaited;
     return queue->flight_count - awaited;
-}
-
-/* Whether what a guess may win is more than what it may cost those who ask. */
-static bool pays(const struct prefetch_queue *queue, double believed, double transfer_ns)
-{
-    if (queue->gap_ns <= 0 || transfer_ns <= queue->gap_ns) return true;
-    return believed * queue->gap_ns >= (1 - believed) * (transfer_ns - queue->gap_ns);
 }
 
 /* ---- guesses ---- */
@@ -204,24 +200,43 @@ void prefetch_offer(struct prefetch *prefetch, enum prefetch_link link,
     if (better) queue->waiting[least] = *guess;
 }
 
-/* Part of a transfer begun now that would be over when the guess matters. */
-static double part_in_time(const struct prefetch *prefetch, const struct prefetch_guess *guess,
-                           double transfer_ns)
+/* What of a transfer falls into time in which the link would stand idle: before the guess matters,
+ * and before anything is demanded. */
+static double won_ns(const struct prefetch *prefetch, const struct prefetch_queue *queue,
+                     const struct prefetch_guess *guess, struct prefetch_transfer transfer)
 {
-    double left = (double)(guess->visit - prefetch->visit) * prefetch->visit_ns;
-    if (prefetch->visit_ns <= 0 || transfer_ns <= left) return 1;
-    return left / transfer_ns;
+    double left = prefetch->visit_ns > 0
+                      ? (double)(guess->visit - prefetch->visit) * prefetch->visit_ns
+                      : INFINITY;
+    if (queue->gap_ns > 0) left = fmin(left, queue->gap_ns);
+    return fmin(fmax(left - transfer.wait_ns, 0), transfer.busy_ns);
 }
 
-static double worth_of(const struct prefetch *prefetch, const struct prefetch_guess *guess,
-                       double believed, double transfer_ns)
+/* What of it the next demand waits for, on average, if that comes after any time. */
+static double delay_ns(const struct prefetch_queue *queue, struct prefetch_transfer transfer)
+{
+    double gap = queue->gap_ns;
+    if (gap <= 0) return 0;
+    double idle =
+        gap * (exp(-transfer.wait_ns / gap) - exp(-(transfer.wait_ns + transfer.busy_ns) / gap));
+    return transfer.busy_ns - idle;
+}
+
+/* What starting it promises, 0 .. 2; 0 or less: nothing. */
+static double worth_of(const struct prefetch *prefetch, const struct prefetch_queue *queue,
+                       const struct prefetch_guess *guess, double believed,
+                       struct prefetch_transfer transfer)
 {
     if (believed >= 1) return 1 + 1 / (double)(guess->visit - prefetch->visit);
-    return believed * part_in_time(prefetch, guess, transfer_ns);
+    double won = won_ns(prefetch, queue, guess, transfer);
+    double lost = delay_ns(queue, transfer);
+    return transfer.busy_ns > 0 ? (believed * won - (1 - believed) * lost) / transfer.busy_ns
+                                : believed;
 }
 
-bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double transfer_ns,
-                   float evicted_value, struct prefetch_guess *out)
+bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link,
+                   struct prefetch_transfer transfer, float evicted_value,
+                   struct prefetch_guess *out)
 {
     struct prefetch_queue *queue = &prefetch->queues[link];
     if (queue->flight_count >= prefetch->options.flight_max[link] ||
@@ -234,10 +249,10 @@ bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double tr
         const struct prefetch_guess *guess = &queue->waiting[i];
         if (guess->visit <= prefetch->visit) continue;
         float believed = prefetch_believe(prefetch, link, guess->probability);
-        bool worthless = believed < PREFETCH_PROBABILITY_MIN || !pays(queue, believed, transfer_ns);
-        if (worthless && !trial) continue;
         if (believed <= evicted_value) continue;
-        double worth = worth_of(prefetch, guess, believed, transfer_ns);
+        double worth = worth_of(prefetch, queue, guess, (double)believed, transfer);
+        if (believed < PREFETCH_PROBABILITY_MIN) worth = 0;
+        if (trial) worth = fmax(worth, (double)believed * TRIAL_WORTH);
         if (worth <= best_worth) continue;
         best = i;
         best_worth = worth;

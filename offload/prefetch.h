@@ -12,10 +12,11 @@
  * is reached; every item of a link is equally large and equally dear when missed. What is certain
  * goes first, in the order of the layers: it has to be brought in any case.
  *
- * A wrong guess costs what of its transfer reaches into the next demand. The owner says when a link
- * is wanted; how long it is not, on average, is what a guess can win: p x min(transfer, gap)
- * against (1 - p) x (transfer - gap). So a link that is never idle for long brings what is certain
- * and little else. */
+ * A guess must win more than it costs. Right, it wins what of its transfer falls into time that the
+ * link would have stood idle: until its layer, and until something is demanded. Wrong, it costs
+ * what of its transfer reaches beyond the next demand, which comes after any time, on average the
+ * gap between demands that the owner lets see (prefetch_watch). So a link that is never idle for
+ * long brings what is certain and little else. */
 #ifndef SLUICE_OFFLOAD_PREFETCH_H
 #define SLUICE_OFFLOAD_PREFETCH_H
 
@@ -70,7 +71,7 @@ struct prefetch_queue {
 struct prefetch {
     struct prefetch_options options;
     int64_t visit;   /* where decode is; -1 before the first layer of all */
-    double visit_ns; /* smoothed time between visits; 0: not known yet */
+    double visit_ns; /* usual (median) time between visits; 0: not known yet */
     int64_t last_ns; /* of the last visit, or -1 */
     struct prefetch_queue queues[PREFETCH_LINKS];
     struct prefetch_counts *counts; /* [layers] */
@@ -95,11 +96,16 @@ void prefetch_watch(struct prefetch *prefetch, enum prefetch_link link, bool wan
 /* Guesses in flight that nobody waits for. */
 int32_t prefetch_unasked(const struct prefetch *prefetch, enum prefetch_link link);
 
+/* When a transfer would begin and how long the link would be busy with it. */
+struct prefetch_transfer {
+    double wait_ns, busy_ns;
+};
+
 /* The guess to start now, which counts as in flight from here on; false when none is worth it.
- * `transfer_ns`: until it would have arrived. `evicted_value`: uses per token of what it would
- * evict, 0 for a free slot. */
-bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link, double transfer_ns,
-                   float evicted_value, struct prefetch_guess *out);
+ * `evicted_value`: uses per token of what it would evict, 0 for a free slot. */
+bool prefetch_next(struct prefetch *prefetch, enum prefetch_link link,
+                   struct prefetch_transfer transfer, float evicted_value,
+                   struct prefetch_guess *out);
 /* The transfer ended; `arrived` false: it failed or was given up. */
 void prefetch_done(struct prefetch *prefetch, enum prefetch_link link, int32_t expert_idx,
                    bool arrived);

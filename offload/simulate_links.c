@@ -192,7 +192,8 @@ static bool start_guess(struct sim *sim, enum prefetch_link link, double start_n
         if (victim < 0) return false;
         evicted = residency_value(&sim->host, victim);
     }
-    while (prefetch_next(&sim->prefetch, link, each_ns, evicted, &guess)) {
+    const struct prefetch_transfer transfer = {.busy_ns = each_ns};
+    while (prefetch_next(&sim->prefetch, link, transfer, evicted, &guess)) {
         uint8_t state = sim->state[guess.expert_idx];
         bool fit = link == PREFETCH_UP ? (state & AT_HOST) && !(state & (AT_DEVICE | GOING_UP))
                                        : !(state & (AT_HOST | AT_DEVICE | BEING_READ));
