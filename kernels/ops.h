@@ -207,7 +207,7 @@ struct expert_task {
 /* out[output_rows[i]] = w2(bf16(weight * silu(min(w1 x, limit)) * clamp(w3 x, +-limit))) for each
  * task and row, fp4 weights; inputs of all three products are quantised with `round`. */
 struct expert_ffn_args {
-    const float *x; /* [.., hidden] */
+    const float *x; /* [tokens, hidden] */
     float *out;     /* [.., hidden] */
     const struct expert_task *tasks;
     const struct expert_layout *layout;
@@ -215,6 +215,9 @@ struct expert_ffn_args {
     int32_t task_count, scratch_rows;
     float limit;
     bool round;
+    /* For a GPU, which alone knows the tasks' counts, and at least what it will find there: */
+    int32_t tokens; /* rows of x, no more than scratch_rows; a task has each at most once */
+    int32_t pairs;  /* counts of all tasks together */
 };
 
 /* out[r] = source[r] for each row r of the list that is not -1; no row twice. */

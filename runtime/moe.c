@@ -8,7 +8,10 @@
 
 #include <string.h>
 
-#define MOE_TASKS_MAX 32 /* experts run in one call */
+/* Experts run in one call: of a GPU, whose call is the better filled the more there are, and of the
+ * CPU, which gives their slots back in between. */
+#define MOE_DEVICE_TASKS_MAX 256
+#define MOE_CPU_TASKS_MAX    32
 
 /* Experts of a layer on their way through a chunk. */
 struct visit {
@@ -129,7 +132,10 @@ static void run_tasks(const struct forward *forward, struct visit *visit, enum e
                                    .task_count = count,
                                    .scratch_rows = ws->chunk_tokens,
                                    .limit = forward->model->config.swiglu_limit,
-                                   .round = forward->round};
+                                   .round = forward->round,
+                                   .tokens = visit->chunk->tokens};
+    for (int32_t i = 0; i < count; i++)
+        args.pairs += tasks[i].count;
     if (forward->gpu) args.tasks = send_tasks(forward, visit, tasks, count);
     forward->ops->expert_ffn(forward->stream, &args);
 }
@@ -148,19 +154,21 @@ static void send_rows(const struct forward *forward, const struct expert_task *t
     }
 }
 
-/* Runs up to a table's length of the experts that are there and gives them back; returns how many.
+/* Runs as many of the experts that are there as a call takes and gives them back; returns how many.
  */
 static int32_t run_some(struct forward *forward, struct visit *visit)
 {
     const struct workspace *ws = forward->workspace;
-    struct expert_task tasks[EXPERT_LANES][MOE_TASKS_MAX];
-    struct expert_view done[MOE_TASKS_MAX];
+    static const int32_t tasks_max[EXPERT_LANES] = {
+        [EXPERT_LANE_DEVICE] = MOE_DEVICE_TASKS_MAX, [EXPERT_LANE_CPU] = MOE_CPU_TASKS_MAX};
+    struct expert_task tasks[EXPERT_LANES][MOE_DEVICE_TASKS_MAX];
+    struct expert_view done[MOE_DEVICE_TASKS_MAX + MOE_CPU_TASKS_MAX];
     int32_t counts[EXPERT_LANES] = {0}, count = 0, kept = 0;
     for (int32_t i = 0; i < visit->active; i++) {
         const struct expert_view *view = &visit->views[i];
-        if (view->state == EXPERT_VIEW_READY && count < MOE_TASKS_MAX) {
-            /* Without a GPU the CPU computes for both lanes, in one call. */
-            enum expert_lane lane = forward->gpu ? view->lane : EXPERT_LANE_CPU;
+        /* Without a GPU the CPU computes for both lanes, in one call. */
+        enum expert_lane lane = forward->gpu ? view->lane : EXPERT_LANE_CPU;
+        if (view->state == EXPERT_VIEW_READY && counts[lane] < tasks_max[lane]) {
             bool there = lane == EXPERT_LANE_DEVICE;
             tasks[lane][counts[lane]++] = moe_task(ws, view, there ? ws->gpu_rows : ws->token_rows);
             done[count++] = *view;
@@ -184,7 +192,7 @@ static int32_t run_some(struct forward *forward, struct visit *visit)
 static enum sl_status run_ready(struct forward *forward, struct visit *visit)
 {
     SL_TRY(first_failure(visit));
-    while (run_some(forward, visit) == MOE_TASKS_MAX) {
+    while (run_some(forward, visit) > 0) {
     }
     return SL_OK;
 }

@@ -112,7 +112,9 @@ static void launch_table(struct forward *forward, int32_t tokens, int32_t first,
                     .task_count = tokens * forward->model->config.experts_per_token,
                     .scratch_rows = tokens,
                     .limit = forward->model->config.swiglu_limit,
-                    .round = forward->round}};
+                    .round = forward->round,
+                    .tokens = tokens,
+                    .pairs = tokens * forward->model->config.experts_per_token}};
     if (fused && fused->experts(forward->stream, &args)) return;
     forward->gpu->gpu_ops->take(forward->gpu, flag, args.value, pieces, count);
     forward->ops->expert_ffn(forward->stream, &args.experts);

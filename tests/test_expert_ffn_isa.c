@@ -296,8 +296,15 @@ static float *run_call(const struct call *call, const struct ops *ops, struct st
         tasks[e] = (struct expert_task){call->experts[e]->slot, call->token_rows + first,
                                         call->output_rows[e] + first,
                                         call->weights + e * call->tokens + first, count};
-    struct expert_ffn_args args = {
-        call->x, out, tasks, &call->experts[0]->layout, call->scratch, 3, count, 10.0f, true};
+    struct expert_ffn_args args = {.x = call->x,
+                                   .out = out,
+                                   .tasks = tasks,
+                                   .layout = &call->experts[0]->layout,
+                                   .scratch = call->scratch,
+                                   .task_count = 3,
+                                   .scratch_rows = count,
+                                   .limit = 10.0f,
+                                   .round = true};
     ops->expert_ffn(stream, &args);
     return out;
 }
@@ -397,8 +404,15 @@ static void calls_without_tokens_or_without_rounding_work(void **state)
     (void)state;
     for (int v = 0; v < count; v++) {
         struct stream *stream = ops_test_stream(2);
-        struct expert_ffn_args args = {
-            call->x, out, &none, &call->experts[0]->layout, call->scratch, 1, 2, 10.0f, true};
+        struct expert_ffn_args args = {.x = call->x,
+                                       .out = out,
+                                       .tasks = &none,
+                                       .layout = &call->experts[0]->layout,
+                                       .scratch = call->scratch,
+                                       .task_count = 1,
+                                       .scratch_rows = 2,
+                                       .limit = 10.0f,
+                                       .round = true};
         memset(out, 0, sizeof out);
         memset(twin, 0, sizeof twin);
         variants[v].ops->expert_ffn(stream, &args);

@@ -126,8 +126,15 @@ static void experts_agree_and_depend_on_their_token_alone(void **state)
         for (int e = 0; e < 2; e++)
             tasks[e] = (struct expert_task){experts[e]->slot, token_rows, output_rows[e],
                                             weights + e * TOKENS, TOKENS};
-        struct expert_ffn_args args = {x,      out,   tasks, &experts[0]->layout, scratch, 2,
-                                       TOKENS, 10.0f, round};
+        struct expert_ffn_args args = {.x = x,
+                                       .out = out,
+                                       .tasks = tasks,
+                                       .layout = &experts[0]->layout,
+                                       .scratch = scratch,
+                                       .task_count = 2,
+                                       .scratch_rows = TOKENS,
+                                       .limit = 10.0f,
+                                       .round = round};
         cpu_expert_ffn(ops_test_stream(1), &args);
         /* A middle value at a rounding edge may fall to either side: a few percent of itself. */
         assert_true(test_expert_relative_rms(out, want, out_count) < (round ? 0.006 : 1e-6));

@@ -214,6 +214,7 @@ static const struct {
     {"layers", gpu_bench_layers},       {"copies", gpu_bench_copies},
     {"attention", gpu_bench_attention}, {"prefill", gpu_bench_prefill},
     {"dense", gpu_bench_dense},         {"turns", gpu_bench_turns},
+    {"grouped", gpu_bench_grouped},
 };
 
 /* Those of that name, or all. */
@@ -242,7 +243,7 @@ int main(int argc, char **argv)
     if (argc > 3 || rounds < 1 || rounds > GPU_BENCH_SAMPLES_MAX || (part && !is_part(part))) {
         fprintf(stderr,
                 "usage: sluice-bench-gpu [ROUNDS [PART]]   (1 to %d; linear, experts, "
-                "layers, copies, attention, prefill, dense or turns)\n",
+                "layers, copies, attention, prefill, dense, turns or grouped)\n",
                 GPU_BENCH_SAMPLES_MAX);
         return 2;
     }

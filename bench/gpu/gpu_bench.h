@@ -79,6 +79,7 @@ void gpu_bench_attention(struct gpu_bench *bench);
 void gpu_bench_prefill(struct gpu_bench *bench);
 void gpu_bench_dense(struct gpu_bench *bench);
 void gpu_bench_turns(struct gpu_bench *bench);
+void gpu_bench_grouped(struct gpu_bench *bench);
 void gpu_bench_linear(struct gpu_bench *bench);
 void gpu_bench_layers(struct gpu_bench *bench);
 void gpu_bench_copies(struct gpu_bench *bench);

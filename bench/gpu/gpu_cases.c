@@ -80,7 +80,9 @@ static void measure_experts(struct gpu_bench *bench, int32_t tokens, int32_t exp
                                          .task_count = pairs,
                                          .scratch_rows = tokens,
                                          .limit = 10.0f,
-                                         .round = true};
+                                         .round = true,
+                                         .tokens = tokens,
+                                         .pairs = pairs};
     double bytes = (double)experts * (double)(3 * hidden * (size_t)test.layout.width) * 17 / 32;
     snprintf(name, sizeof name, "routed experts, %d tokens on %d experts", (int)tokens,
              (int)experts);

@@ -339,7 +339,9 @@ static void run_experts(struct layer_pass *pass, const struct expert_task *tasks
                                                   .task_count = pass->tokens * LAYER_TOP,
                                                   .scratch_rows = pass->tokens,
                                                   .limit = 10.0f,
-                                                  .round = true}};
+                                                  .round = true,
+                                                  .tokens = pass->tokens,
+                                                  .pairs = pass->tokens * LAYER_TOP}};
     if (runs(pass))
         SL_ASSERT(pass->bench->gpu->ops->fused->experts(pass->bench->gpu->stream, &args));
 }

@@ -45,7 +45,9 @@ static void launch_table(const struct meetings *m, enum meeting meeting, int32_t
                                                   .task_count = (int32_t)pairs,
                                                   .scratch_rows = pass->tokens,
                                                   .limit = 10.0f,
-                                                  .round = true}};
+                                                  .round = true,
+                                                  .tokens = pass->tokens,
+                                                  .pairs = (int32_t)pairs}};
     if (m->in_experts) {
         SL_ASSERT(gpu->ops->fused->experts(gpu->stream, &args));
         return;

@@ -358,12 +358,14 @@ extern "C" void cuda_expert_ffn(struct stream *stream, const struct expert_ffn_a
         .args = *args, .layout = *args->layout, .middle = NULL, .tasks = args->tasks};
     check(args);
     if (args->task_count == 0 || args->scratch_rows == 0) return;
-    if (args->round && args->scratch_rows > FEW_TOKENS_MAX) {
+    SL_ASSERT(args->tokens > 0 && args->tokens <= args->scratch_rows);
+    if (args->round && args->tokens > FEW_TOKENS_MAX) {
         expert_ffn_wide(stream, &ffn);
         return;
     }
-    ffn.together = tokens_together(stream, args);
-    int32_t together = tasks_together(args);
+    ffn.args.scratch_rows = args->tokens;
+    ffn.together = tokens_together(stream, &ffn.args);
+    int32_t together = tasks_together(&ffn.args);
     for (int32_t first = 0; first < args->task_count; first += together) {
         ffn.middle = reinterpret_cast<float *>(stream->scratch);
         ffn.tasks = args->tasks + first;

@@ -49,21 +49,40 @@ __device__ __forceinline__ float expert_input_round(float x)
     return lowp_from_bits(lowp_bits(rounded) | (bits & 0x80000000u));
 }
 
-/* 128 values, four a lane, as the f16 values of their codes, and the block's scale: NaN if a value
- * is not finite. By a warp. */
-__device__ __forceinline__ uint2 expert_input_quantise(float4 values, float *scale)
+/* The scale of 128 values, four a lane, and its inverse; NaN if a value is not finite. By a warp.
+ */
+__device__ __forceinline__ float expert_input_scale(float4 values, float *inverse)
 {
     uint32_t amax = max(max(lowp_bits(values.x) & 0x7fffffffu, lowp_bits(values.y) & 0x7fffffffu),
                         max(lowp_bits(values.z) & 0x7fffffffu, lowp_bits(values.w) & 0x7fffffffu));
 #pragma unroll
     for (int offset = WARP_LANES / 2; offset > 0; offset /= 2)
         amax = max(amax, __shfl_xor_sync(WARP_ALL, amax, offset));
-    *scale = lowp_fp8_scale(lowp_from_bits(amax));
-    float inverse = 1.0f / *scale;
-    if (amax >= 0x7f800000u) *scale = lowp_from_bits(0x7fc00000u);
+    float scale = lowp_fp8_scale(lowp_from_bits(amax));
+    *inverse = 1.0f / scale;
+    return amax >= 0x7f800000u ? lowp_from_bits(0x7fc00000u) : scale;
+}
+
+/* The values as the f16 values of their codes, and the block's scale. By a warp. */
+__device__ __forceinline__ uint2 expert_input_quantise(float4 values, float *scale)
+{
+    float inverse;
+    *scale = expert_input_scale(values, &inverse);
     return {
         pack_f16(expert_input_round(values.x * inverse), expert_input_round(values.y * inverse)),
         pack_f16(expert_input_round(values.z * inverse), expert_input_round(values.w * inverse))};
+}
+
+/* The values that codes and scale stand for: four significant bits times a power of two, so exact
+ * in bf16. By a warp. */
+__device__ __forceinline__ uint2 expert_input_bf16(float4 values)
+{
+    float inverse;
+    float scale = expert_input_scale(values, &inverse);
+    return {pack_bf16(expert_input_round(values.x * inverse) * scale,
+                      expert_input_round(values.y * inverse) * scale),
+            pack_bf16(expert_input_round(values.z * inverse) * scale,
+                      expert_input_round(values.w * inverse) * scale)};
 }
 
 /* Fills from row rows[i] of x, or row i without `rows`, for each token i; by the whole block. */

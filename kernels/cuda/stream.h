@@ -16,8 +16,9 @@
 extern "C" {
 #endif
 
-/* Device scratch of a stream: partial sums of split products, candidates of the indexer. */
-#define CUDA_SCRATCH_BYTES ((size_t)64 << 20)
+/* Device scratch of a stream: partial sums of split products, candidates of the indexer, the
+ * rounded inputs of 8,192 tokens of 4,096 columns with a list of what to do with them. */
+#define CUDA_SCRATCH_BYTES ((size_t)65 << 20)
 /* Tickets of blocks that finish one product together; zero between ops. */
 #define CUDA_TICKETS 8192
 

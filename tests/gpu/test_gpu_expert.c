@@ -7,7 +7,7 @@
 
 #define EXPERTS_MAX    40
 #define FEW_TOKENS_MAX 16
-#define PAIRS_MAX      2048
+#define PAIRS_MAX      8192
 
 struct experts {
     struct expert_layout layout;
@@ -69,6 +69,7 @@ static void run_gpu(struct twin *twin, const struct experts *experts, const stru
     struct expert_task tasks[EXPERTS_MAX];
     size_t x_bytes = (size_t)tokens * hidden * 4;
     size_t out_bytes = (size_t)pairs * hidden * 4;
+    size_t scratch_bytes = (size_t)tokens * 3 * (size_t)experts->layout.width * 4;
     int32_t placed = 0;
     for (int32_t e = 0; e < experts->count; e++) {
         tasks[e] = (struct expert_task){.slot = experts->device[e]};
@@ -95,14 +96,18 @@ static void run_gpu(struct twin *twin, const struct experts *experts, const stru
                                    .out = twin_put(twin, NULL, out_bytes),
                                    .tasks = twin_put(twin, tasks, sizeof tasks),
                                    .layout = &experts->layout,
+                                   .scratch = twin_put(twin, NULL, scratch_bytes),
                                    .task_count = experts->count,
                                    .scratch_rows = tokens,
                                    .limit = 10.0f,
-                                   .round = round};
+                                   .round = round,
+                                   .tokens = tokens,
+                                   .pairs = pairs};
     twin->gpu->expert_ffn(twin->gpu_stream, &args);
     twin_get(twin, out, args.out, out_bytes);
     twin_free(twin, (void *)(uintptr_t)args.x, x_bytes);
     twin_free(twin, args.out, out_bytes);
+    twin_free(twin, args.scratch, scratch_bytes);
     twin_free(twin, (void *)(uintptr_t)args.tasks, sizeof tasks);
     twin_free(twin, device_rows, sizeof token_rows);
     twin_free(twin, device_outputs, sizeof output_rows);
@@ -118,8 +123,15 @@ static void run_cpu(struct twin *twin, const struct experts *experts, const stru
         int32_t token = p / routing->top;
         struct expert_task task = {experts->slots[routing->chosen[p]], &token, &p,
                                    &routing->weights[p], 1};
-        struct expert_ffn_args args = {x, out,   &task, &experts->layout, scratch, 1,
-                                       1, 10.0f, round};
+        struct expert_ffn_args args = {.x = x,
+                                       .out = out,
+                                       .tasks = &task,
+                                       .layout = &experts->layout,
+                                       .scratch = scratch,
+                                       .task_count = 1,
+                                       .scratch_rows = 1,
+                                       .limit = 10.0f,
+                                       .round = round};
         twin->cpu->expert_ffn(twin->cpu_stream, &args);
     }
     free(scratch);
@@ -210,23 +222,82 @@ static void extremes_are_close(struct twin *twin)
 static void many_tokens_are_close(struct twin *twin)
 {
     static const int32_t shapes[][2] = {{128, 128}, {96, 160}, {544, 288}};
-    static const int32_t token_counts[] = {17, 128, 129, 1000};
+    static const int32_t token_counts[] = {17, 128, 129, 1000, 4096};
     for (size_t s = 0; s < SL_COUNT_OF(shapes); s++) {
         struct experts experts = make_experts(twin, 5, shapes[s][0], shapes[s][1], -6, -3);
         for (size_t i = 0; i < SL_COUNT_OF(token_counts); i++) {
-            if (s > 0 && token_counts[i] > 129) continue;
+            if (token_counts[i] > 129 && (s > 0 || twin->device.emulated)) continue;
+            if (s > 1 && token_counts[i] == 128 && twin->device.emulated) continue;
             struct routing routing = spread(twin, token_counts[i], 2, 5);
             compare(twin, &experts, &routing, 1.0f, true);
         }
-        struct routing one = spread(twin, 129, 1, 5);
-        memset(one.chosen, 0, sizeof one.chosen);
-        compare(twin, &experts, &one, 1.0f, true);
         free_experts(twin, &experts);
     }
+}
+
+/* Every number of tokens that has code of its own, tiles that are full and nearly empty, experts
+ * without tokens, all tokens on one expert, and one token an expert. */
+static void uneven_shares_are_close(struct twin *twin)
+{
+    static const int32_t counts[] = {0, 1, 16, 17, 40, 64, 0, 70};
+    struct experts experts = make_experts(twin, 40, 96, 64, -6, -3);
+    struct routing uneven = spread(twin, 208, 1, 1);
+    struct routing one = spread(twin, 129, 1, 1);
+    struct routing thin = spread(twin, 40, 1, 40);
+    for (int32_t e = 0, token = 0; e < (int32_t)SL_COUNT_OF(counts); e++)
+        for (int32_t i = 0; i < counts[e]; i++)
+            uneven.chosen[token++] = 3 * e;
+    for (int32_t token = 0; token < 40; token++)
+        thin.chosen[token] = 39 - token;
+    compare(twin, &experts, &uneven, 1.0f, true);
+    compare(twin, &experts, &one, 1.0f, true);
+    compare(twin, &experts, &thin, 1.0f, true);
+    free_experts(twin, &experts);
+}
+
+/* More pairs than the middle has room for: six a token. */
+static void passes_are_close(struct twin *twin)
+{
+    struct experts experts = make_experts(twin, 13, 64, 96, -6, -3);
+    struct routing routing = spread(twin, 34, 13, 13);
+    compare(twin, &experts, &routing, 1.0f, true);
+    free_experts(twin, &experts);
+}
+
+/* Scales on both sides of 2, beyond which weights take another way. */
+static void far_scales_are_close(struct twin *twin)
+{
     struct experts experts = make_experts(twin, 40, 64, 32, -40, 2);
     struct routing thin = spread(twin, 40, 2, 40);
     compare(twin, &experts, &thin, 100.0f, true);
     compare(twin, &experts, &thin, 0.0f, true);
+    free_experts(twin, &experts);
+    experts = make_experts(twin, 2, 96, 64, 0, 60);
+    struct routing routing = spread(twin, 17, 1, 2);
+    compare(twin, &experts, &routing, 1.0f, true);
+    free_experts(twin, &experts);
+}
+
+/* The same token in other places, of other tiles, beside other tokens. */
+static void equal_tokens_have_equal_results(struct twin *twin)
+{
+    const int32_t tokens = 90;
+    struct experts experts = make_experts(twin, 2, 96, 64, -6, -3);
+    struct routing routing = spread(twin, tokens, 1, 2);
+    float *x = twin_host((size_t)tokens * 96 * sizeof *x);
+    float *out = twin_host((size_t)tokens * 96 * sizeof *out);
+    twin_fill(twin, x, (size_t)tokens * 96, 1.0f, true);
+    for (int32_t t = 0; t < tokens; t++) {
+        routing.chosen[t] = t % 11 == 5; /* 82 and 8 tokens */
+        routing.weights[t] = 0.75f;
+    }
+    for (int32_t t = 7; t < tokens; t += 7)
+        memcpy(x + t * 96, x, 96 * sizeof *x);
+    run_gpu(twin, &experts, &routing, 0, tokens, x, true, out);
+    for (int32_t t = 7; t < tokens; t += 7)
+        if (routing.chosen[t] == routing.chosen[0])
+            twin_check_bytes(twin, "an equal token", out + t * 96, out, 96 * sizeof *out);
+    free(x), free(out);
     free_experts(twin, &experts);
 }
 
@@ -245,6 +316,10 @@ int main(int argc, char **argv)
         {"all tokens on one expert", all_tokens_on_one_expert},
         {"extreme inputs and scales", extremes_are_close},
         {"many tokens are close to their twin", many_tokens_are_close},
+        {"uneven shares are close to their twin", uneven_shares_are_close},
+        {"more pairs than one pass takes", passes_are_close},
+        {"scales far apart", far_scales_are_close},
+        {"equal tokens have equal results", equal_tokens_have_equal_results},
         {"the real shape is close to its twin", the_real_shape_is_close},
     };
     return twin_main(argc, argv, cases, SL_COUNT_OF(cases));

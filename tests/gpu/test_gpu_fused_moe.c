@@ -158,7 +158,9 @@ static void experts(struct twin *twin, int32_t tokens)
                                                   .task_count = EXPERTS,
                                                   .scratch_rows = tokens,
                                                   .limit = 10.0f,
-                                                  .round = true}};
+                                                  .round = true,
+                                                  .tokens = tokens,
+                                                  .pairs = (int32_t)pairs}};
     float *fused = twin_host(out.bytes);
     for (int again = 0; again < 2; again++) { /* the second finds the words as the first did */
         twin_upload(twin, &out);
