@@ -212,6 +212,29 @@ static void what_comes_too_late_from_one_layer_ahead_is_there_from_two(void **st
     assert_true(slow.guesses.useful < some.guesses.useful);
 }
 
+/* However busy the links are, however many guesses are wrong. */
+static void guesses_cost_next_to_nothing(void **state)
+{
+    (void)state;
+    static const double disks[] = {0.5e9, 2e9, 7e9, 14e9}, precisions[] = {0.1, 0.5, 0.8};
+    struct simulate_options options = make_options();
+    double worst = 1;
+    for (size_t disk = 0; disk < SL_COUNT_OF(disks); disk++)
+        for (int32_t host_slots = 8; host_slots <= 40; host_slots += 16) {
+            const struct rates_machine machine = {2e12, 26e9, 100e9, disks[disk], 110e9};
+            rates_profile_make(&options.profile, BYTES, &machine);
+            options.host_slots = LAYERS * host_slots;
+            options.ahead[0] = options.ahead[1] = (struct simulate_ahead){0};
+            double without = run(&options, "stress").tokens_per_second;
+            for (size_t i = 0; i < SL_COUNT_OF(precisions); i++) {
+                options.ahead[0] = (struct simulate_ahead){0.46, precisions[i]};
+                options.ahead[1] = (struct simulate_ahead){0.36, precisions[i]};
+                worst = fmin(worst, run(&options, "stress").tokens_per_second / without);
+            }
+        }
+    if (worst < 0.97) fail_msg("guesses lower the speed to %.3f of it", worst);
+}
+
 static bool three_tokens(void *context, int32_t *token_id, uint16_t *chosen)
 {
     int32_t *left = context;
@@ -279,6 +302,7 @@ int main(void)
         cmocka_unit_test(test_books_balance),
         cmocka_unit_test(test_better_machines_are_faster),
         cmocka_unit_test(test_prefetch_hides_what_the_link_has_time_for),
+        cmocka_unit_test(guesses_cost_next_to_nothing),
         cmocka_unit_test(what_comes_too_late_from_one_layer_ahead_is_there_from_two),
         cmocka_unit_test(test_ends_and_refusals),
         cmocka_unit_test(no_schedule_beats_the_bounds),
