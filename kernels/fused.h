@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define FUSED_TOKENS_MAX  16 /* of a pass; turn takes more, of a prompt's chunk */
+#define FUSED_TOKENS_MAX  16 /* of a pass; turn and linears take more, of a prompt's chunk */
 #define FUSED_LINEARS_MAX 8
 
 /* Between two sublayers: the output of one into the streams, the input of the next out of them. As

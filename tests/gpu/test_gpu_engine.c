@@ -4,7 +4,7 @@
  * wherever experts lie, recorded passes against plain launches. Linked with the GPU's kernels, and
  * with the emulator's, which is slow: there sequences are short, unless SLUICE_GPU_WHOLE is set.
  * SLUICE_GPU_CHUNKS, as "130 600": instead of all that, the published prompts alone, up to 600
- * tokens, in chunks of these sizes (under emulation about an hour each). */
+ * tokens, in chunks of these sizes (under emulation some minutes each). */
 #include "kernels/cuda/cuda.h"
 #include "kernels/gpu.h"
 #include "tests/support.h"
