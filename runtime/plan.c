@@ -226,8 +226,7 @@ static const char *const assumptions[] = {
     "decode, middle: stress routing; high: base routing (synthetic, offload facts 3)",
     "one stream; guesses find 46 % of misses, 0.4 useless for a useful one (facts 2.2)",
     "always-read weights at 2.8 TB/s and 35 us of launches a layer on the GPU (facts 4.1); an H100",
-    "prefill: chunks of 2k (low), 4k, 8k (high) tokens; two operations a weight that a token uses, "
-    "300 TFLOP/s (facts 4.2)",
+    "prefill: chunks of 2k (low), 4k, 8k (high) tokens; 2 operations a weight, 300 TFLOP/s (4.2)",
     "kept free: two layers of experts and 2.5 GiB on the GPU, 16 GiB of RAM",
 };
 
