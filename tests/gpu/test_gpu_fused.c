@@ -15,28 +15,20 @@ struct turn_arrays {
     struct twin_array mix, out; /* the host's alone; the input of the next sublayer */
 };
 
-static struct twin_array floats(struct twin *twin, size_t count, float scale, bool round)
-{
-    struct twin_array array = twin_array_make(twin, count * sizeof(float));
-    twin_fill(twin, array.host, count, scale, round);
-    twin_upload(twin, &array);
-    return array;
-}
-
 static struct turn_arrays make_arrays(struct twin *twin, int32_t tokens, int32_t hidden, bool round)
 {
     size_t rows = (size_t)tokens, width = (size_t)hidden, pairs = rows * TOP;
     struct turn_arrays a = {
-        .x = floats(twin, rows * width, 2, round),
-        .post = floats(twin, rows * STREAMS, 1, false),
-        .comb = floats(twin, rows * STREAMS * STREAMS, 0.5f, false),
-        .streams = floats(twin, rows * STREAMS * width, 3, round),
-        .scale = floats(twin, 3, 1, false),
-        .base = floats(twin, MIXES, 1, false),
-        .fn = floats(twin, MIXES * STREAMS * width, 0.02f, false),
+        .x = twin_floats(twin, rows * width, 2, round),
+        .post = twin_floats(twin, rows * STREAMS, 1, false),
+        .comb = twin_floats(twin, rows * STREAMS * STREAMS, 0.5f, false),
+        .streams = twin_floats(twin, rows * STREAMS * width, 3, round),
+        .scale = twin_floats(twin, 3, 1, false),
+        .base = twin_floats(twin, MIXES, 1, false),
+        .fn = twin_floats(twin, MIXES * STREAMS * width, 0.02f, false),
         .norm = twin_array_make(twin, width * 2),
-        .routed = floats(twin, pairs * width, 1, round),
-        .host_routed = floats(twin, pairs * width, 1, round),
+        .routed = twin_floats(twin, pairs * width, 1, round),
+        .host_routed = twin_floats(twin, pairs * width, 1, round),
         .gather = twin_array_make(twin, pairs * 4),
         .mix = twin_array_make(twin, rows * MIXES * 4),
         .out = twin_array_make(twin, rows * width * 4),
@@ -215,11 +207,11 @@ static struct compressor make_compressor(struct twin *twin, int32_t tokens, int3
                                          const struct row_format *format)
 {
     size_t columns = 2 * (size_t)width, rows_max = 64;
-    struct compressor c = {.keys = floats(twin, (size_t)tokens * columns, 1, true),
-                           .gates = floats(twin, (size_t)tokens * columns, 1, true),
-                           .ape = floats(twin, 4 * columns, 1, false),
+    struct compressor c = {.keys = twin_floats(twin, (size_t)tokens * columns, 1, true),
+                           .gates = twin_floats(twin, (size_t)tokens * columns, 1, true),
+                           .ape = twin_floats(twin, 4 * columns, 1, false),
                            .norm = twin_array_make(twin, (size_t)width * 2),
-                           .state = floats(twin, 32 * 2 * columns, 1, false),
+                           .state = twin_floats(twin, 32 * 2 * columns, 1, false),
                            .row_bytes = row_format_bytes(format)};
     c.rows = twin_array_make(twin, rows_max * c.row_bytes);
     twin_upload(twin, &c.rows);
@@ -279,11 +271,11 @@ static void latents(struct twin *twin, int32_t tokens, int32_t compressors)
                                                  {ROW_KEY, INDEX - ROTARY, ROTARY}};
     const struct ops *gpu = twin->gpu;
     size_t rows = (size_t)tokens;
-    struct twin_array query = floats(twin, rows * RANK, 2, true),
-                      kv = floats(twin, rows * HEAD, 2, true), ring[2],
+    struct twin_array query = twin_floats(twin, rows * RANK, 2, true),
+                      kv = twin_floats(twin, rows * HEAD, 2, true), ring[2],
                       query_norm = twin_array_make(twin, RANK * 2),
                       kv_norm = twin_array_make(twin, HEAD * 2),
-                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
+                      frequencies = twin_floats(twin, ROTARY / 2, 0.1f, false),
                       positions = twin_array_make(twin, rows * 4);
     struct compressor sides[2][2];
     struct kv_compress_args compress[2][2];

@@ -10,14 +10,6 @@
 #define ROTARY 64
 #define INDEX  128
 
-static struct twin_array floats(struct twin *twin, size_t count, float scale, bool round)
-{
-    struct twin_array array = twin_array_make(twin, count * sizeof(float));
-    twin_fill(twin, array.host, count, scale, round);
-    twin_upload(twin, &array);
-    return array;
-}
-
 static struct twin_array consecutive(struct twin *twin, int32_t first, int32_t tokens)
 {
     struct twin_array array = twin_array_make(twin, sizeof(int32_t) * (size_t)tokens);
@@ -82,9 +74,10 @@ static void attention(struct twin *twin, int32_t tokens, int32_t heads, int32_t 
     const struct ops *gpu = twin->gpu;
     int32_t width = format.plain + format.rotary, capacity = WINDOW + tokens;
     size_t count = (size_t)tokens * (size_t)heads * (size_t)width;
-    struct twin_array queries = floats(twin, count, 2, true), out = floats(twin, count, 1, true),
-                      sink = floats(twin, (size_t)heads, 1, false),
-                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
+    struct twin_array queries = twin_floats(twin, count, 2, true),
+                      out = twin_floats(twin, count, 1, true),
+                      sink = twin_floats(twin, (size_t)heads, 1, false),
+                      frequencies = twin_floats(twin, ROTARY / 2, 0.1f, false),
                       positions = consecutive(twin, last + 1 - tokens, tokens),
                       window = make_rows(twin, &format, (size_t)capacity),
                       rows = make_rows(twin, &format, (size_t)(ratio ? (last + 1) / ratio + 1 : 1));
@@ -156,9 +149,9 @@ static void indexer(struct twin *twin, int32_t tokens, int32_t heads, int32_t la
     static const struct row_format format = {ROW_KEY, INDEX - ROTARY, ROTARY};
     enum { RATIO = 4, TOP = 64, ROWS = 500 };
     const struct ops *gpu = twin->gpu;
-    struct twin_array queries = floats(twin, (size_t)tokens * (size_t)heads * INDEX, 2, true),
-                      weights = floats(twin, (size_t)tokens * (size_t)heads, 1, true),
-                      frequencies = floats(twin, ROTARY / 2, 0.1f, false),
+    struct twin_array queries = twin_floats(twin, (size_t)tokens * (size_t)heads * INDEX, 2, true),
+                      weights = twin_floats(twin, (size_t)tokens * (size_t)heads, 1, true),
+                      frequencies = twin_floats(twin, ROTARY / 2, 0.1f, false),
                       positions = consecutive(twin, last + 1 - tokens, tokens),
                       rows = twin_array_make(twin, row_format_bytes(&format) * ROWS),
                       scores = twin_array_make(twin, sizeof(float) * ROWS),

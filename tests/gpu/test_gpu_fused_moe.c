@@ -8,14 +8,6 @@
 
 #define TOP 6
 
-static struct twin_array floats(struct twin *twin, size_t count, float scale, bool round)
-{
-    struct twin_array array = twin_array_make(twin, count * sizeof(float));
-    twin_fill(twin, array.host, count, scale, round);
-    twin_upload(twin, &array);
-    return array;
-}
-
 static struct twin_array zeros(struct twin *twin, size_t count)
 {
     struct twin_array array = twin_array_make(twin, count * 4);
@@ -35,9 +27,9 @@ static void route(struct twin *twin, int32_t tokens, int32_t experts, int32_t co
 {
     const struct ops *gpu = twin->gpu;
     size_t rows = (size_t)tokens, scores = rows * (size_t)experts;
-    struct twin_array x = floats(twin, rows * (size_t)columns, 1, true),
+    struct twin_array x = twin_floats(twin, rows * (size_t)columns, 1, true),
                       weight = twin_array_make(twin, (size_t)experts * (size_t)columns * 2),
-                      bias = floats(twin, (size_t)experts, 1, false),
+                      bias = twin_floats(twin, (size_t)experts, 1, false),
                       ids = twin_array_make(twin, rows * 4),
                       by_id = twin_array_make(twin, sizeof(int64_t) * TOP * rows),
                       logits = zeros(twin, scores), chosen = zeros(twin, rows * TOP),
@@ -135,7 +127,7 @@ static void experts(struct twin *twin, int32_t tokens)
     size_t pairs = (size_t)tokens * (EXPERTS - 1), floats_out = pairs * HIDDEN;
     size_t task_bytes = sizeof(struct expert_task) * EXPERTS;
     struct twin_array slots[EXPERTS],
-        x = floats(twin, (size_t)tokens * HIDDEN, 1, true), out = zeros(twin, floats_out),
+        x = twin_floats(twin, (size_t)tokens * HIDDEN, 1, true), out = zeros(twin, floats_out),
         flag = zeros(twin, 1), rows = twin_array_make(twin, 3 * pairs * 4),
         tasks = twin_array_make(twin, task_bytes), rows_here = twin_array_make(twin, 3 * pairs * 4),
         tasks_here = twin_array_make(twin, task_bytes);

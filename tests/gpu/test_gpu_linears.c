@@ -4,14 +4,6 @@
 
 #include <string.h>
 
-static struct twin_array floats(struct twin *twin, size_t count, float scale, bool round)
-{
-    struct twin_array array = twin_array_make(twin, count * sizeof(float));
-    twin_fill(twin, array.host, count, scale, round);
-    twin_upload(twin, &array);
-    return array;
-}
-
 struct shape {
     enum matrix_format format;
     int32_t rows, columns;
@@ -30,11 +22,12 @@ static struct product make_product(struct twin *twin, const struct shape *shape,
     size_t blocks =
         (size_t)ceil_div_i32(shape->rows, 128) * (size_t)ceil_div_i32(shape->columns, 128);
     size_t out_bytes = (size_t)tokens * (size_t)shape->rows * sizeof(float);
-    struct product product = {.x = floats(twin, (size_t)tokens * (size_t)shape->columns, 1, true),
-                              .weights = twin_array_make(twin, elements * (fp8 ? 1 : 2)),
-                              .scales = twin_array_make(twin, blocks),
-                              .alone = twin_array_make(twin, out_bytes),
-                              .together = twin_array_make(twin, out_bytes)};
+    struct product product = {
+        .x = twin_floats(twin, (size_t)tokens * (size_t)shape->columns, 1, true),
+        .weights = twin_array_make(twin, elements * (fp8 ? 1 : 2)),
+        .scales = twin_array_make(twin, blocks),
+        .alone = twin_array_make(twin, out_bytes),
+        .together = twin_array_make(twin, out_bytes)};
     if (fp8)
         twin_fill_e4m3(twin, product.weights.host, elements);
     else

@@ -121,6 +121,14 @@ void twin_fill(struct twin *twin, float *out, size_t count, float scale, bool ro
     }
 }
 
+struct twin_array twin_floats(struct twin *twin, size_t count, float scale, bool round)
+{
+    struct twin_array array = twin_array_make(twin, count * sizeof(float));
+    twin_fill(twin, array.host, count, scale, round);
+    twin_upload(twin, &array);
+    return array;
+}
+
 void twin_fill_bf16(struct twin *twin, uint16_t *out, size_t count, float scale)
 {
     for (size_t i = 0; i < count; i++)

@@ -63,6 +63,8 @@ uint32_t twin_random(struct twin *twin);
 float twin_uniform(struct twin *twin, float low, float high);
 /* Fills with values of a normal-like distribution times `scale`, bf16 values if `round`. */
 void twin_fill(struct twin *twin, float *out, size_t count, float scale, bool round);
+/* An array of such values, of both twins. */
+struct twin_array twin_floats(struct twin *twin, size_t count, float scale, bool round);
 void twin_fill_bf16(struct twin *twin, uint16_t *out, size_t count, float scale);
 /* Every e4m3 code but the NaNs, evenly. */
 void twin_fill_e4m3(struct twin *twin, uint8_t *out, size_t count);
