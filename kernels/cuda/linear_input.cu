@@ -9,6 +9,13 @@
 #define WARPS   8
 #define THREADS (WARPS * WARP_LANES)
 
+/* The scale of a block of 128 columns, four of which are this lane's; by a warp. */
+static __device__ __forceinline__ float block_scale(float4 in)
+{
+    float amax = amax_step(amax_step(amax_step(amax_step(0.0f, in.x), in.y), in.z), in.w);
+    return lowp_fp8_scale(warp_max(amax));
+}
+
 /* A warp a block of 128 columns. */
 template <bool SWAP, bool QUANTISE>
 static __global__ void __launch_bounds__(THREADS)
@@ -20,8 +27,7 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t at = block * LINEAR_COLUMNS + threadIdx.x % WARP_LANES * 4;
     float4 in = *reinterpret_cast<const float4 *>(x + at);
     if (QUANTISE) {
-        float amax = amax_step(amax_step(amax_step(amax_step(0.0f, in.x), in.y), in.z), in.w);
-        float scale = lowp_fp8_scale(warp_max(amax));
+        float scale = block_scale(in);
         float inverse = 1.0f / scale;
         in.x = e4m3_decode(e4m3_encode(in.x * inverse)) * scale;
         in.y = e4m3_decode(e4m3_encode(in.y * inverse)) * scale;
@@ -65,8 +71,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (token >= tokens) return;
     size_t at = (size_t)token * (size_t)columns + blockIdx.x * LINEAR_COLUMNS + (size_t)lane * 4;
     float4 in = *reinterpret_cast<const float4 *>(x + at);
-    float amax = amax_step(amax_step(amax_step(amax_step(0.0f, in.x), in.y), in.z), in.w);
-    float scale = lowp_fp8_scale(warp_max(amax));
+    float scale = block_scale(in);
     float inverse = 1.0f / scale;
     uint32_t word =
         (uint32_t)e4m3_encode(in.x * inverse) | (uint32_t)e4m3_encode(in.y * inverse) << 8 |
