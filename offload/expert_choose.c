@@ -252,18 +252,24 @@ int32_t choose_next_copy(struct expert_store *store)
     return guess.expert_idx;
 }
 
+/* The clock is looked at for a change alone: every turn of the store asks. */
+static void watch(struct expert_store *store, enum prefetch_link link, bool wanted)
+{
+    if (wanted == store->prefetch.queues[link].wanted) return;
+    prefetch_watch(&store->prefetch, link, wanted, (int64_t)store_now_ns(store));
+}
+
 void choose_watch(struct expert_store *store)
 {
-    int64_t now_ns = (int64_t)store_now_ns(store);
     int32_t reads = expert_fetcher_active(store->fetcher) - store->stream.reads -
                     prefetch_unasked(&store->prefetch, PREFETCH_DISK);
-    prefetch_watch(&store->prefetch, PREFETCH_DISK, store->queue_first >= 0 || reads > 0, now_ns);
+    watch(store, PREFETCH_DISK, store->queue_first >= 0 || reads > 0);
     if (!store_has_device(store)) return;
     const struct transfer_lane *lane = &store->transfer.lanes[DEVICE_UP];
     bool wanted = false;
     for (int32_t i = 0; i < lane->count; i++)
         wanted |= lane->copies[(lane->first + i) % DEVICE_COPIES_MAX].cause == TRANSFER_DEMAND;
-    prefetch_watch(&store->prefetch, PREFETCH_UP, wanted, now_ns);
+    watch(store, PREFETCH_UP, wanted);
 }
 
 void choose_guess_done(struct expert_store *store, enum prefetch_link link, int32_t expert_idx,

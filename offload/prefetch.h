@@ -7,16 +7,14 @@
  * less likely than what it would evict; few are in flight at once; and the queue believes its
  * guesses only as far as they came true, down to none at all but for a trial now and then.
  *
- * A visit is one layer of one pass: token_clock * layers + layer. The worth of a guess is its
- * probability, corrected by experience, times the part of its transfer that is over when its layer
- * is reached; every item of a link is equally large and equally dear when missed. What is certain
- * goes first, in the order of the layers: it has to be brought in any case.
- *
- * A guess must win more than it costs. Right, it wins what of its transfer falls into time that the
- * link would have stood idle: until its layer, and until something is demanded. Wrong, it costs
- * what of its transfer reaches beyond the next demand, which comes after any time, on average the
- * gap between demands that the owner lets see (prefetch_watch). So a link that is never idle for
- * long brings what is certain and little else. */
+ * A visit is one layer of one pass: token_clock * layers + layer. Every item of a link is equally
+ * large. What is certain goes first, in the order of the layers: it has to be brought in any case.
+ * Of the others the worth is what they win less what they cost, by a probability corrected by
+ * experience. Right, a guess wins what of its transfer falls into time that the link would have
+ * stood idle: until its layer, and until something is demanded. Wrong, it costs what of its
+ * transfer reaches beyond the next demand, which comes after any time, on average the gap between
+ * demands that the owner lets see (prefetch_watch). So a link that is never idle for long brings
+ * what is certain and little else. */
 #ifndef SLUICE_OFFLOAD_PREFETCH_H
 #define SLUICE_OFFLOAD_PREFETCH_H
 
