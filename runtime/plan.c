@@ -47,7 +47,6 @@ struct advice {
 struct plan {
     struct plan_shape shape;
     struct plan_machine found;
-    struct sl_machine machine; /* found.machine */
     struct placement placement;
     double decode[BANDS], hits[BANDS], prefill[BANDS];
     struct advice advice[4];
@@ -167,9 +166,10 @@ static double prefill_speed(const struct plan *plan, int32_t band)
     static const double chunk_part[BANDS] = {0.25, 0.5, 1};
     double chunk = PREFILL_CHUNK * chunk_part[band];
     double bytes = (double)plan->shape.expert_bytes;
-    double link = (plan->placement.all - plan->placement.gpu) * bytes / plan->machine.link_rate;
+    double link =
+        (plan->placement.all - plan->placement.gpu) * bytes / plan->found.machine.link_rate;
     double disk =
-        plan->placement.disk > 0 ? plan->placement.disk * bytes / plan->machine.disk_rate : 0;
+        plan->placement.disk > 0 ? plan->placement.disk * bytes / plan->found.machine.disk_rate : 0;
     double compute =
         plan->placement.all * bytes / EXPERT_PASS_RATE + chunk * plan->shape.flop / PREFILL_FLOPS;
     return chunk / fmax(fmax(link, disk), compute);
@@ -195,24 +195,24 @@ static int compare_advice(const void *a, const void *b)
 
 static enum sl_status advise(struct plan *plan, struct sl_error *error)
 {
-    struct sl_machine machine = plan->machine;
+    struct sl_machine machine = plan->found.machine;
     if (plan->placement.disk > 0) {
         machine.ram_bytes += UINT64_C(64) << 30;
         SL_TRY(try_change(plan, &machine, "64 GiB more RAM", error));
-        machine = plan->machine;
+        machine = plan->found.machine;
         machine.disk_rate *= 2;
         SL_TRY(try_change(plan, &machine, "a disk twice as fast, or two", error));
-        machine = plan->machine;
+        machine = plan->found.machine;
     }
-    if (plan->machine.gpu_bytes > 0) {
+    if (plan->found.machine.gpu_bytes > 0) {
         machine.link_rate *= 2;
-        if (machine.memory_rate > 0) machine.memory_rate += plan->machine.link_rate;
+        if (machine.memory_rate > 0) machine.memory_rate += plan->found.machine.link_rate;
         SL_TRY(try_change(plan, &machine, "the next PCIe generation", error));
-        machine = plan->machine;
+        machine = plan->found.machine;
     }
-    if (plan->machine.cpu_rate > 0) {
+    if (plan->found.machine.cpu_rate > 0) {
         machine.cpu_rate *= 1.5;
-        if (machine.memory_rate > 0) machine.memory_rate += plan->machine.cpu_rate / 2;
+        if (machine.memory_rate > 0) machine.memory_rate += plan->found.machine.cpu_rate / 2;
         SL_TRY(try_change(plan, &machine, "half as many memory channels more", error));
     }
     qsort(plan->advice, (size_t)plan->advice_count, sizeof *plan->advice, compare_advice);
@@ -224,7 +224,7 @@ static enum sl_status advise(struct plan *plan, struct sl_error *error)
 static const char *const assumptions[] = {
     "decode, low: stress routing, no lookahead, memory counted at 60 %",
     "decode, middle: stress routing; high: base routing (synthetic, offload facts 3)",
-    "one stream; guesses find 46 % of misses, 0.4 useless for a useful one (facts 2.2)",
+    "one stream; guesses find 46 % of misses a layer ahead (facts 2.2), 36 % two (demo model)",
     "always-read weights at 2.8 TB/s and 35 us of launches a layer on the GPU (facts 4.1); an H100",
     "prefill: chunks of 2k (low), 4k, 8k (high) tokens; 2 operations a weight, 300 TFLOP/s (4.2)",
     "kept free: two layers of experts and 2.5 GiB on the GPU, 16 GiB of RAM",
@@ -247,7 +247,7 @@ static void print_sources(FILE *out, const struct plan_machine *found)
 static void print_text(FILE *out, const struct plan *plan, bool sources)
 {
     const struct placement *at = &plan->placement;
-    const struct sl_machine *m = &plan->machine;
+    const struct sl_machine *m = &plan->found.machine;
     double each = (double)plan->shape.expert_bytes;
     fprintf(out, "model    %s: %d experts of %.2f MiB, %.1f GB that every token reads\n",
             plan->shape.name, (int)at->all, each / 1048576, (double)plan->shape.dense_bytes / GB);
@@ -321,7 +321,7 @@ static char *make_json(const struct plan *plan)
     if (at->fits) {
         json_object_set_new(root, "decode_tokens_per_second", band_json(plan->decode));
         json_object_set_new(root, "hit_rate", band_json(plan->hits));
-        if (plan->machine.gpu_bytes)
+        if (plan->found.machine.gpu_bytes)
             json_object_set_new(root, "prefill_tokens_per_second", band_json(plan->prefill));
     }
     json_object_set_new(root, "rates", sources_json(&plan->found));
@@ -339,8 +339,7 @@ static enum sl_status make_plan(const struct sl_plan_options *options, struct pl
 {
     SL_TRY(plan_shape_read(options, &plan->shape, error));
     SL_TRY(plan_machine_make(options, plan->shape.expert_bytes, &plan->found, error));
-    plan->machine = plan->found.machine;
-    const struct sl_machine *m = &plan->machine;
+    const struct sl_machine *m = &plan->found.machine;
     if (m->gpu_bytes > 0 ? m->gpu_rate <= 0 || m->link_rate <= 0 : m->cpu_rate <= 0)
         return sl_error_set(error, SL_ERR_ARGUMENT, 0,
                             "nothing could compute: give the link's rate with a GPU, the CPU's "
